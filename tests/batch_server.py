@@ -36,16 +36,17 @@ class BatchServer(Served):
     """`with BatchServer() as server:` serves `server.base_url`.
 
     Attributes:
-        answer: what is answered.
+        answer: answers a prompt, given how often it has come before.
         hold: batches stay in progress for as long as this is set.
-        ends: what becomes of the next batches, in order of creation; completed when there are no more.
-        done: of a batch that is expired or cancelled, so many requests were done.
-        faults: for `upload`, `create`, `list`, `look` and `content` what happens to the next requests, in order:
-            an HTTP status, without the work; `after 500`: the work is done all the same; `reset` and
-            `after reset`: the connection is cut; `hang` and `after hang`: nothing comes back, ever; `half`: half of the
-            content; `short`: a line is missing; None: nothing.
-        key: what requests must carry.
-        counts: requests by kind. `asked`: how often each prompt was in a batch that was created; `batches`, `files`.
+        ends: how the next batches end, in order of creation; all others are completed.
+        done: the number of requests that an expired or cancelled batch has processed.
+        faults: what happens to the next requests of the kinds `upload`, `create`, `list`, `look` and `content`, in order.
+            An HTTP status: it is returned, and nothing is done. `reset`: the connection is cut. `hang`: no response ever comes.
+            `after 500`, `after reset` and `after hang`: the same, but the work is done first. `half`: half of the content
+            comes. `short`: a line is missing. None: no fault.
+        key: the API key that requests must have.
+        counts: requests by kind.
+        asked: how often each prompt was in a batch that was created.
     """
 
     answer: Answer = lambda prompt, seen: f"You said: {prompt}"
@@ -75,7 +76,7 @@ class BatchServer(Served):
         return [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
 
     def add_noise(self, number: int) -> None:
-        """Batches of other users of the same project, newer than all others."""
+        """Create batches of other users of the same project, newer than all others."""
         for _ in range(number):
             self._new_batch("file-of-others", "in_progress")
 
@@ -192,7 +193,7 @@ class BatchServer(Served):
         return batch
 
     def _problems(self, file: str) -> list[dict[str, Any]]:
-        """What is wrong with an input file."""
+        """The problems of an input file."""
         lines = self.files[file].splitlines()
         if not 0 < len(lines) <= MOST_LINES:
             return [{"code": "invalid", "line": None, "message": f"{len(lines)} requests are none, or too many"}]
@@ -249,7 +250,7 @@ class BatchServer(Served):
 
 
 def request(server: BatchServer, prompt: str, *, sample: int = 0, **sampling: Any) -> Request:
-    """One of a model on the server."""
+    """A request to a model on the server."""
     wanted = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 8, "stop": (), "seed": None, **sampling}
     return Request(server.base_url, "test-model", ({"role": "user", "content": prompt},), wanted, sample)
 
@@ -312,7 +313,7 @@ def killed(server: BatchServer, journal: Path, when: str) -> None:
 
 
 async def looked(server: BatchServer, process: subprocess.Popen[Any]) -> None:
-    """Wait until a process looks for the end of its batch."""
+    """Wait until a process asks whether its batch has ended."""
     await until(lambda: server.counts["look"] or process.poll() is not None)
     assert process.poll() is None
 

@@ -26,7 +26,7 @@ instead, as `reply`.
 class ChatServer(Served):
     """`with ChatServer() as server:` serves `server.base_url`; `server.answer` may be replaced at any time.
 
-    `hold` delays an answer by seconds; an answer that `admits` does not admit is held back until it does.
+    `latency` and `hold` delay answers by seconds. An answer is held back until `admits` admits it.
     """
 
     answer: Answer = lambda prompt, seen: f"You said: {prompt}"

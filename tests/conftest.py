@@ -22,30 +22,30 @@ pytest_plugins = ("tests.tiers",)
 # `tests/site` plays an installed package with operators of its own; Ray's workers and subprocesses see it, too.
 SITE = str(Path(__file__).parent / "site")
 sys.path.insert(0, SITE)
-# So do the tests' own actors, which are in `tests`.
+# They have to find `tests` as well, for actors that the tests define.
 ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join([SITE, ROOT, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
 
-# Keys that pipelines of tests name; Ray's workers have them from here.
+# API keys that the tests' pipelines name; Ray's workers inherit them.
 os.environ.update({"BENCH_KEY": "one", "OTHER_KEY": "two"})
 
-# Hypothesis fails an example that takes 200 ms, and a busy machine takes that for anything.
+# Hypothesis fails an example that takes longer than 200 ms, and on a busy machine any example may.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-# Two processes of tests share two cores: threads of torch would only wait for each other.
+# Two test processes share two cores, so torch's threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Compiled modules are kept even where a container's settings say not to: hundreds of processes would compile them again.
+# Keep compiled modules even if the environment says otherwise: hundreds of processes would compile them again.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# No test may reach out: no hub, no telemetry.
+# Tests use no network: no hub, no telemetry.
 os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"})
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests have a cache of their own, for one session. xdist's workers, which start later, share it: models are built once."""
+    """Give the tests their own cache for one session. xdist's workers start later and share it, so models are built once."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         folder = tempfile.mkdtemp(prefix="engine-tests-cache-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs of tests share limits among themselves only, and leave nothing in the user's folders."""
+    """Runs in tests share limits only with each other, and leave nothing in the user's folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         yield
@@ -62,7 +62,7 @@ def _runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _csv_limit() -> Iterator[None]:
-    """Reading a CSV file sets the longest field for the whole process: a test with a small limit keeps it to itself."""
+    """Reading a CSV file sets the field limit of the whole process. Undo that, so that a small limit affects one test only."""
     limit = csv.field_size_limit()
     yield
     csv.field_size_limit(limit)
@@ -70,7 +70,7 @@ def _csv_limit() -> Iterator[None]:
 
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that the test stands in."""
+    """An empty folder, which is the working directory of the test."""
     monkeypatch.chdir(tmp_path)
     for name in ("ENGINE_REGISTRY", "ENGINE_RAY_ADDRESS", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
@@ -79,7 +79,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def registry(workdir: Path) -> Registry:
-    """The registry where the test stands."""
+    """The registry in the test's working directory."""
     return Registry(workdir / ".engine")
 
 
@@ -115,7 +115,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pipelines that the test runs with `run_text` have their workers in this process; see tests/in_process.py."""
+    """Pipelines that the test runs with `run_text` have their workers in this process. See tests/in_process.py."""
     from tests.in_process import InProcess
 
     monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", lambda location: InProcess(registry=Registry(location)))
@@ -123,7 +123,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails the test when a pipeline that it runs with `run_text` wants workers."""
+    """Fails the test if a pipeline that it runs with `run_text` needs workers."""
     from tests.in_process import Unused
 
     monkeypatch.setattr("tests.engine.run_pipelines.new_cluster", lambda _: Unused())

@@ -26,8 +26,8 @@ class MessageBatchServer(BatchServer):
     """See BatchServer. Batches end `completed`, `expired` or `canceled`; `faults` has no `upload`.
 
     Attributes:
-        results_url: what is named as the address of results; None: the right one.
-        more_lines: what every batch's results begin with, as it is.
+        results_url: the address of results that the server names; None: the right one.
+        more_lines: the first lines of every batch's results, unchanged.
     """
 
     results_url: str | None = None
@@ -41,7 +41,7 @@ class MessageBatchServer(BatchServer):
         return found
 
     def add_noise(self, number: int, requests: int = 3) -> None:
-        """Batches of other users of the same workspace, newer than all others; nobody can see what is in them yet."""
+        """Create batches of other users of the same workspace, newer than all others, whose contents cannot be seen yet."""
         for _ in range(number):
             self._new(requests)
 

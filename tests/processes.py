@@ -10,7 +10,7 @@ import psutil
 
 
 def kill_tree(process: subprocess.Popen[Any]) -> None:
-    """The process first, then whatever it had started: Ray's head, its workers; returns when all are gone."""
+    """Kill the process, then everything that it has started (Ray's head, its workers), and wait until all are gone."""
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()

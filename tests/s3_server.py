@@ -1,4 +1,4 @@
-"""A server that speaks S3, on loopback, with a bucket of its own: what `--registry s3://...` is tested with."""
+"""An S3 server on loopback with an empty bucket, for tests of `--registry s3://...`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Every process reads the server's address here, also Ray's workers, which may have started before the server: only the
-# place of the file is told by the environment, and that when the tests are collected.
+# Every process reads the server's address from this file, including Ray's workers, which may have started before the server. So
+# the environment names only the file, and is set when the tests are collected.
 _CONFIG = Path(tempfile.gettempdir(), f"engine-tests-aws-{os.getpid()}")
 os.environ.update({"AWS_CONFIG_FILE": str(_CONFIG), "AWS_EC2_METADATA_DISABLED": "true"})
 
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The server's address; it has an empty bucket `bucket`, and whoever asks finds the credentials."""
+    """The address of a server with an empty bucket `bucket`. Clients find its credentials by themselves."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

@@ -1,7 +1,8 @@
-"""Ten servers with OpenAI's chat completions, each in the manner of a real one: what it refuses and how, what it ignores, where its
-reasoning and its usage stand, its paths and its further fields.
+"""Ten servers with OpenAI's chat completions, each of which behaves like a real one: what it refuses and how, what it ignores, where
+it puts reasoning and usage, its paths and its additional fields.
 
-The manners are data. They follow what the services document or send, as of 2026; `MannerServer` plays them.
+A manner, the behaviour of one server, is data. Manners follow what the services document or send, as of 2026. `MannerServer` serves
+them.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Refusal:
     """A kind of request that a server refuses.
 
     Args:
-        name: of the parameter.
+        name: the parameter.
         document: the body of the error.
-        when: whether it refuses a request; by default, each one with the parameter.
+        when: whether a request is refused; by default, each one that has the parameter.
     """
 
     name: str
@@ -52,18 +53,18 @@ class Manner:
     """How a server behaves.
 
     Args:
-        model: its name of a model.
+        model: its name for its model.
         base: the path before `/chat/completions`.
-        query: of the URL, with which alone it answers.
-        key_header: the header that it takes the key from.
-        refuses: what it refuses.
-        ignores_n: whether it gives one answer, however many are asked for.
+        query: the query that the URL must have.
+        key_header: the header that must contain the key.
+        refuses: the requests that it refuses.
+        ignores_n: whether it returns one answer, however many are requested.
         has_logprobs: whether it returns log-probabilities.
         has_schemas: whether answers follow `response_format`.
-        message: from a text to the message of a choice.
-        usage: from the numbers of prompt, answer, reasoning and cached tokens to its usage.
-        choice, more: further fields of a choice, and of the response.
-        shows_thought, counts_thought, counts_cached: what a client can know of the reasoning and the cache.
+        message: makes the message of a choice from a text.
+        usage: makes the usage from the numbers of prompt, answer, reasoning and cached tokens.
+        choice, more: additional fields of a choice, and of the response.
+        shows_thought, counts_thought, counts_cached: whether clients can see the reasoning, its tokens, and cached tokens.
     """
 
     model: str
@@ -89,9 +90,9 @@ class Manner:
 
 @dataclass
 class MannerServer(Served):
-    """A server in a manner; `with MannerServer(manner, answer) as server:`.
+    """A server with a manner: `with MannerServer(manner, answer) as server:`.
 
-    `requests` are those that it has answered, `refused` counts the others by (model, parameter).
+    `requests` are the answered requests; `refused` counts the others by (model, parameter).
     """
 
     manner: Manner
@@ -156,7 +157,7 @@ class MannerServer(Served):
 
 
 def _of_probes(prompt: str, drawn: int) -> str | dict[str, Any] | None:
-    """Answers to the engine's own questions about a server."""
+    """Answers to the engine's probes."""
     if "random number" in prompt:
         return str(drawn)
     return {"city": "Paris"} if "capital of France?" in prompt else "An otter." if prompt == "Name an animal." else None
@@ -242,8 +243,8 @@ def _in_parts(text: str) -> dict[str, Any]:
 _SAFE = {name: {"filtered": False, "severity": "safe"} for name in ("hate", "self_harm", "sexual", "violence")}
 
 MANNERS: dict[str, Manner] = {
-    # Reasoning models of OpenAI: of the sampling parameters only the defaults, other names, strict schemas; the reasoning stays
-    # with the server.
+    # OpenAI's reasoning models: only the default sampling parameters, other names, strict schemas, and reasoning that is not
+    # returned.
     "gpt-5": Manner(
         "gpt-5-mini",
         refuses=(
@@ -289,7 +290,7 @@ MANNERS: dict[str, Manner] = {
         more={"service_tier": "default", "system_fingerprint": None},
         shows_thought=False,
     ),
-    # One answer, no schemas but JSON mode.
+    # One answer per request, and JSON mode instead of schemas.
     "deepseek": Manner(
         "deepseek-reasoner",
         base="",
@@ -320,7 +321,7 @@ MANNERS: dict[str, Manner] = {
         choice={"logprobs": None},
         more={"system_fingerprint": "fp_eaab8d114b_prod0820_fp8_kvcache"},
     ),
-    # Everything, but several answers at temperature 0.
+    # Supports everything except several answers at temperature 0.
     "vllm": Manner(
         "Qwen/Qwen3-8B",
         refuses=(
@@ -363,7 +364,7 @@ MANNERS: dict[str, Manner] = {
         choice={"logprobs": None, "matched_stop": 151645},
         more={"metadata": {"weight_version": "default"}},
     ),
-    # It ignores what it does not know: n, and log-probabilities.
+    # It ignores parameters that it does not know: n and log-probabilities.
     "ollama": Manner(
         "qwen3:8b",
         ignores_n=True,
@@ -373,7 +374,7 @@ MANNERS: dict[str, Manner] = {
         counts_cached=False,
         counts_thought=False,
     ),
-    # Answers for its slots, and no more; older ones fail with 500 where several are asked for.
+    # Older versions fail with 500 if several answers are requested.
     "llama.cpp": Manner(
         "qwen3-8b-q4_k_m.gguf",
         refuses=(
@@ -394,7 +395,7 @@ MANNERS: dict[str, Manner] = {
         more={"system_fingerprint": "b7200-3ae59dec", "timings": {"cache_n": 64, "prompt_n": 36, "predicted_n": 12}},
         counts_thought=False,
     ),
-    # A router: it takes all parameters, and drops those that the provider does not have. Here it is asked to drop none.
+    # A router that drops parameters that the provider does not have, unless it is told to drop none, as here.
     "openrouter": Manner(
         "openai/gpt-oss-120b",
         base="/api/v1",
@@ -421,7 +422,7 @@ MANNERS: dict[str, Manner] = {
         choice={"logprobs": None, "native_finish_reason": "stop"},
         more={"provider": "DeepInfra"},
     ),
-    # A deployment under its own path, a version of the API that knows no schemas, the key in a header of its own.
+    # A deployment under its own path, an API version without schemas, and the key in its own header.
     "azure": Manner(
         "gpt-4o",
         base="/openai/deployments/gpt-4o",
@@ -454,7 +455,7 @@ MANNERS: dict[str, Manner] = {
         shows_thought=False,
         counts_thought=False,
     ),
-    # No seed, no log-probabilities, one answer; reasoning is billed, and counted in the total only.
+    # No seed, no log-probabilities, one answer. Reasoning is billed, and counted only in the total.
     "gemini": Manner(
         "gemini-2.5-flash",
         base="/v1beta/openai",
@@ -467,7 +468,7 @@ MANNERS: dict[str, Manner] = {
         shows_thought=False,
         counts_cached=False,
     ),
-    # What it does not know is refused by pydantic; reasoning is a part of the content.
+    # Pydantic refuses unknown parameters. Reasoning is a part of the content.
     "mistral": Manner(
         "magistral-medium-latest",
         refuses=(

@@ -12,7 +12,7 @@ import pytest
 from tests.tiers import MARKERS, ray_processes
 
 
-@pytest.mark.ray  # of `make quick`, the watch over its tests would see it, too
+@pytest.mark.ray  # in `make quick`, the watch over the tests would see it as well
 def test_a_process_of_ray_is_seen_among_the_descendants(tmp_path: Path) -> None:
     before = set(ray_processes())  # the session's own Ray, if another test started it
     program = shutil.copy(shutil.which("sleep") or "", tmp_path / "raylet")

@@ -1,7 +1,7 @@
-"""Test tiers: markers that follow from the fixtures and the folder of a test; few are set by hand.
+"""Test tiers: markers that follow from the fixtures and the folder of a test. Few are set by hand.
 
-What has none of the markers below, and is no long proof (`soak`), is in the tier `quick`, which `make quick` runs before a
-commit. While it does, a test that starts Ray fails.
+A test without any of the markers below that is not a long proof (`soak`) is in the tier `quick`, which `make quick` runs before a
+commit. In that tier, a test that starts Ray fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MARKERS = {
 }
 """Marker -> fixtures. `engine` runs whole commands in processes of their own, and `engine run` starts Ray; `tiny_model` and
 `encoder_folder` are real models that tests train or run, with torch; `in_process` runs whole pipelines in the test's process;
-`small_disk` is a disk that fills up, and `undisturbed` what kills at every point are compared with. Other long proofs, such as
+`small_disk` is a disk that fills up; `undisturbed` is compared with the results of kills at every point. Other long proofs, such as
 simulations and races of many processes, set `proof` themselves, and tests that start Ray on their own set `ray`."""
 
 FOLDERS = {
@@ -65,7 +65,7 @@ def _draws(item: pytest.Item) -> bool:
 
 @pytest.fixture(autouse=True, scope="session")
 def _ray_watch(request: pytest.FixtureRequest) -> Iterator[_RayWatch | None]:
-    """Looks for Ray's processes while tests run that are to do without."""
+    """Looks for Ray's processes while tests run that must not start Ray."""
     if request.config.option.markexpr != "quick":
         yield None
         return

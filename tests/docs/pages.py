@@ -39,7 +39,7 @@ def blocks(language: str, page: str = "") -> list[Block]:
 
 
 def shell_lines(page: str = "") -> Iterator[tuple[str, str]]:
-    """(page, line) of all shell blocks, without those that are comments."""
+    """(page, line) of all shell blocks, without comments."""
     for block in blocks("sh", page):
         for line in block.text.replace("\\\n", " ").splitlines():
             if line.strip() and not line.lstrip().startswith("#"):

@@ -118,7 +118,7 @@ def load(file: Path) -> ModuleType:
 
 
 def run_tests(module: ModuleType, number: int) -> None:
-    """Run the tests of a module, which has this many."""
+    """Run the tests of a module, and check that there are this many."""
     tests = [value for name, value in vars(module).items() if name.startswith("test_")]
     assert len(tests) == number
     for test in tests:

@@ -1,4 +1,4 @@
-"""What the documentation shows works: commands parse, YAML checks, queries run, links lead somewhere."""
+"""Everything that the documentation shows works: commands parse, YAML passes the check, queries run, links have targets."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ OWN_OPERATORS = {"docs/writing-operators.md", "docs/howto/own-operator.md"}
     "block", [each for each in blocks("yaml") if each.page not in OWN_OPERATORS], ids=lambda block: block.page
 )
 def test_a_piece_of_yaml_checks(block: Block, workdir: Path) -> None:
-    """Pieces are completed to pipelines; files need not exist, everything else must be right."""
+    """Pieces are completed into pipelines. Files need not exist; everything else must be right."""
     piece = yaml.safe_load(block.text)
     for model in piece.get("models", {}).values():
         model.pop("api_key_env", None)

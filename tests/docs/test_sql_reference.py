@@ -1,4 +1,4 @@
-"""The SQL reference lists exactly the views, table functions and columns that there are; the queries in the docs run."""
+"""The SQL reference lists exactly the existing views, table functions and columns, and the queries in the docs run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def queries() -> list[str]:
 
 @pytest.mark.parametrize("query", queries())
 def test_a_query_runs(query: str, registry: Registry) -> None:
-    """Versions and rows are those of the test. A query on a dataset of the page is right up to the dataset that is not there."""
+    """Versions are replaced with one that exists. The only mistake in a query on a dataset is that the dataset does not exist."""
     three_generations(registry)
     query = re.sub(r"'[\w/.-]+@\d+'(, \d+)?", lambda found: "'p/c@1'" + (", 0" if found[1] else ""), query)
     with registry.session() as session:

@@ -37,7 +37,7 @@ def items(*countries: str) -> dict[str, Any]:
 def answers(prompt: str, seen: int) -> str:
     """The judge reads the last word, the reviser makes a sentence of it, and the policy follows the majority of contexts.
 
-    Spelled-out steps make it right among contexts that contradict each other, and among others, too.
+    If the prompt spells out the steps, the policy is right, whether the contexts contradict each other or not.
     """
     if "<response>" in prompt:
         first, second = (re.search(rf"{name} answer: (.*)", prompt)[1] for name in ("First", "Second"))  # type: ignore[index]

@@ -59,7 +59,7 @@ def contents(registry: Path) -> list[tuple[Any, ...]]:
 
 
 def run_here(registry: Path) -> None:
-    """Run the pipeline undisturbed, in this process: what is compared depends on no executor."""
+    """Run the pipeline undisturbed, in this process: the contents that are compared do not depend on the executor."""
     result = run_text(Path("p.yaml").read_text(), Registry(registry), cluster=InProcess())
     assert result.state == "succeeded", result.error
 
@@ -156,8 +156,8 @@ class Cluster:
 def state_of(code: int, output: str) -> str:
     """The state that a run must have, from how it ended.
 
-    Whoever is killed records nothing, and the next run that starts records it as interrupted. Without its head, Ray ends the
-    driver with code 1, which is the same.
+    A killed run records nothing; the next run records it as interrupted. If Ray's head is killed, Ray ends the driver with
+    code 1, which has the same effect.
     """
     said = re.search(r"^Pipeline demo (\w+) in ", output, re.MULTILINE)
     if said is None:
@@ -175,7 +175,7 @@ def states(registry: Path) -> list[str]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 10))])
 def test_a_killed_run_repeats_no_finished_call(workdir: Path, chat_server: ChatServer, seed: int) -> None:
-    """Two workers, then something worse (in a sample: one), and once more a worker, which the run survives."""
+    """Each of the first runs loses a worker and then something worse; the last one loses only a worker, and survives."""
     chat_server.answer = solve
     write_pipeline(workdir, chat_server)
     run_here(workdir / "calm")
@@ -195,11 +195,11 @@ def test_a_killed_run_repeats_no_finished_call(workdir: Path, chat_server: ChatS
         if "succeeded" in ended:
             assert (sum(alive), len(chat_server.requests) - before) == (0, 0), "everything was finished, so nothing was sent"
         if not all(alive):
-            # Workers outlive a driver or a head by some seconds, and finish what they have.
+            # Workers outlive the driver or the head by a few seconds, and finish their partitions.
             assert CALLS - before < len(parts) * most, "with so much left to do, a run does not end before it is killed"
             assert code == 0, output
         elif parts[-1] == "head":
-            assert code in (0, 1), output  # it may just finish without
+            assert code in (0, 1), output  # it may finish without the head
         else:
             assert code == (0 if parts[-1] == "worker" else -signal.SIGKILL), output
         ended.append(state_of(code, output))

@@ -1,4 +1,4 @@
-"""Runs of a matrix: shared steps run once and are paid once, variants have names of their own, and SQL has their columns."""
+"""Runs of a matrix: shared steps run once and are paid for once, variants have their own names, and SQL has columns for them."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def run(server: ChatServer, registry: Registry, **more: Any) -> RunResult:
 
 
 @pytest.mark.usefixtures("problems", "in_process")
-def test_shared_steps_run_and_are_paid_once(chat_server: ChatServer, registry: Registry) -> None:
+def test_shared_steps_run_once_and_are_paid_for_once(chat_server: ChatServer, registry: Registry) -> None:
     chat_server.answer = answer
     result = run(chat_server, registry)
-    # The two teachers answer alike, so that one of the two `rows` finds what the other one has made.
+    # Both teachers give the same answers, so one of the two `rows` finds the rows of the other.
     assert set(outcomes(result).values()) <= {"ran", "resumed"}
     asked = Counter(request["model"] for request in chat_server.requests)
     # `a` and `b`: six for `cot`, and six for each temperature of `eval`.

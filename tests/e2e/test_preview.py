@@ -43,14 +43,14 @@ def test_rows_forecast_and_then_the_plan(engine: Cli, chat_server: ChatServer) -
     assert len(chat_server.requests) == 6
 
 
-def test_ten_rows_take_no_longer_than_one(engine: Cli, chat_server: ChatServer) -> None:
+def test_ten_rows_are_asked_about_at_once(engine: Cli, chat_server: ChatServer) -> None:
     write(chat_server)
     chat_server.latency = 2.0
     assert "You said" in engine("preview", "p.yaml", "-n", "10").stdout
     assert chat_server.most_in_flight == len(chat_server.requests) == 10
 
 
-def test_an_unknown_step_and_a_server_that_refuses(engine: Cli, chat_server: ChatServer) -> None:
+def test_an_unknown_step_and_a_refusing_server_are_reported(engine: Cli, chat_server: ChatServer) -> None:
     write(chat_server)
     unknown = engine("preview", "p.yaml", "--step", "sayd")
     assert (unknown.returncode, "said" in unknown.stderr) == (2, True)

@@ -29,7 +29,7 @@ Answer = Callable[[str, dict[str, Any], int], dict[str, Any] | str]
 
 
 def replying(answer: Answer, usage: Mapping[str, Any] = USAGE, **message: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A server's reply: its texts are those of `answer`, given the prompt, the schema, and how often the prompt came before."""
+    """A server's reply with the texts of `answer`, which gets the prompt, the schema, and how often the prompt came before."""
     numbers: dict[str, int] = {}
 
     def reply(body: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def moods(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | 
 
 
 def programs(prompt: str, schema: dict[str, Any], number: int) -> dict[str, Any] | str:
-    """A right program, a wrong one, one without an end, one that leaves a child behind."""
+    """A right program, a wrong one, one that never ends, one that leaves a child process behind."""
     if "fizz" not in prompt:
         return {"code": "while True: pass"} if "longest" in prompt else {"code": "def flat(items): return items"}
     child = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -157,6 +157,6 @@ def test_a_recipe_runs(name: str, registry: Registry, chat_server: ChatServer, m
     assert result.state == "succeeded", result.error
     [(good, rows)] = ask(registry, f"select {expected}, rows from versions where name = '{output}'")
     assert good, rows
-    # Everything has its way back to the seeds.
+    # Every row can be traced back to the seeds.
     assert ask(registry, f"select count(*) from lineage where child = '{output}' and opaque") == [(0,)]
     assert ask(registry, "select count(*) from rejects") == [(0,)]

@@ -24,7 +24,7 @@ ROWS = 6
 
 
 def pipeline(server: ChatServer) -> str:
-    """Answers of a model, a review, and a rewriting of what came through; and a branch beside it."""
+    """A model's answers, a review, and a step that rewrites the reviewed rows; and a branch without a review."""
     return f"""\
 name: demo
 models: {{model: {server.model()}}}
@@ -99,7 +99,7 @@ def test_a_run_waits_is_reviewed_in_part_waits_and_continues(
     assert set(asked.values()) == {1}
     assert len(asked) == ROWS + 4
 
-    # A row goes and another one comes: people are asked about the new one alone, and only its calls are paid for.
+    # One row is replaced by another: people are asked only about the new one, and only its calls are paid for.
     lines = Path("questions.jsonl").read_text().splitlines()
     Path("questions.jsonl").write_text("\n".join([*lines[1:], json.dumps({"question": "What is new?"})]) + "\n")
     fourth = library.run("p.yaml", registry=registry.root, quiet=True)

@@ -1,8 +1,8 @@
-"""The shipped pipelines against ten servers, each in the manner of a real one (tests/server_manners.py): no row is rejected for a
-parameter that a server refuses, and what it says beside its answers is kept.
+"""The shipped pipelines against ten servers, each of which behaves like a real one (tests/server_manners.py): no row is rejected
+because a server refuses a parameter, and everything that a server returns besides its answers is kept.
 
-All chat models of a pipeline are behind the server, with the pipeline's own sampling. Steps that train are left out, because they
-ask nobody. `make test` runs two pipelines on each server, `make soak` all on all.
+The server answers for all chat models of a pipeline, with the pipeline's own sampling. Steps that train are left out, because they
+call no model. `make test` runs two pipelines on each server, `make soak` all on all.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def write_data(folder: Path) -> None:
 
 
 def behind(server: MannerServer, name: str, params: dict[str, Any]) -> Path:
-    """A copy of a shipped pipeline, all of whose chat models are behind the server."""
+    """A copy of a shipped pipeline in which the server answers for all chat models."""
     file = Path("pipelines") / f"{name}.yaml"
     document: dict[str, Any] = yaml.safe_load(file.read_text())
     for role, model in document["models"].items():
@@ -137,20 +137,20 @@ def run_behind(server: MannerServer, registry: Registry, name: str, params: dict
 
 
 def check_answers(manner: Manner, registry: Registry) -> None:
-    """What the server says beside its answers is in the journal."""
+    """Everything that the server returns besides its answers is in the journal."""
     columns = "reasoning, tokens_reasoning, tokens_cached, tokens_out, finish_reason"
     known = ask(registry, f"select {columns} from (select distinct call_id, {columns} from llm_calls)")
     assert known
     assert {reasoning for reasoning, *_ in known} == {THOUGHT if manner.shows_thought else None}
     assert all((thought > 0) == manner.counts_thought for _, thought, *_ in known)
     assert any(cached > 0 for _, _, cached, *_ in known) == manner.counts_cached
-    # What is billed, the answer and the reasoning. Samples that came together share it by their length.
+    # Answer and reasoning, as they are billed. Samples in one response share the tokens by their length.
     assert sum(tokens for _, _, _, tokens, _ in known) == len(known) * manner.usage(0, 5, 7, 0)["total_tokens"]
     assert {reason for *_, reason in known} == {"stop"}
 
 
 def check_run(name: str, manner: Manner, registry: Registry) -> None:
-    """Run a pipeline on a server in the manner; see the module."""
+    """Run a pipeline on a server that behaves in this manner. See the module."""
     answer, params = PIPELINES[name]
     shutil.copytree(FILES, "pipelines")
     write_data(Path("pipelines"))
@@ -161,7 +161,7 @@ def check_run(name: str, manner: Manner, registry: Registry) -> None:
         assert result.state == "succeeded", result.error
         assert ask(registry, "select name, reason from rejects") == []
         assert server.requests
-        # Each refusal is met once by each request that was on its way, and twice where one refusal hides another.
+        # Each request in flight may meet a refusal once, or twice if one refusal hides another.
         assert all(count <= 2 * AT_ONCE for count in server.refused.values()), server.refused
     check_answers(manner, registry)
 

@@ -1,4 +1,4 @@
-"""Two `engine run` at once send no more to an endpoint than its limits allow one of them."""
+"""Two runs at the same time send no more to an endpoint than its limits allow a single run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_two_runs_at_once_divide_the_requests_in_flight(workdir: Path, chat_serv
             [step] = json.loads(out)["steps"]
             assert step["rows_out"] == ROWS
     assert watch.sent == [ROWS, ROWS], "each request once"
-    # Until the run that was alone has counted the other, it may keep what it has in flight.
+    # The first run may keep its requests in flight until it has noticed the other one.
     assert max(first + second for first, second, _ in watch.seen) <= IN_FLIGHT + IN_FLIGHT // 2
     later = [(first, second) for first, second, advanced in watch.seen if advanced >= HAND_OVER]
     assert max(first + second for first, second in later) <= IN_FLIGHT

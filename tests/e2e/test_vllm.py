@@ -1,6 +1,10 @@
-"""vLLM, started by the engine: an adapter that a step trains, samples, log-probabilities, structured answers, seeds, two replicas,
-and the death of one of them in the middle of the run; two adapters on one server, and their base model on another; an adapter
-that is trained while the server of another one runs: it loads it for the engine, and for nobody else."""
+"""vLLM, started by the engine.
+
+* An adapter that a step trains, with samples, log-probabilities, structured answers and seeds, on two replicas, one of which is
+  killed in the middle of the run.
+* Two adapters on one server, and their base model on another.
+* An adapter that is trained while the server of another one runs, which loads it for the engine and for nobody else.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +61,7 @@ def servers(driver: psutil.Process) -> list[psutil.Process]:
 
 
 def answers(registry: Registry) -> int:
-    """How many answers are in the journal."""
+    """The number of answers in the journal."""
     with closing(sqlite3.connect(registry.journal / "answers.sqlite")) as journal:
         [(count,)] = journal.execute("select count(*) from answers")
     return int(count)
@@ -72,12 +76,12 @@ def test_an_adapter_on_two_servers_one_of_which_is_killed(registry: Registry) ->
     with Path("run.log").open("w") as log:
         run = subprocess.Popen([sys.executable, "-m", "engine.cli", "run", "p.yaml"], stdout=log, stderr=log)
     driver, seen = psutil.Process(run.pid), set[psutil.Process]()
-    # In the middle of its answers.
+    # While it answers.
     while Path("run.log").read_text().count(" is ready after ") < 2 or answers(registry) < WORDS // 4:
         assert run.poll() is None, Path("run.log").read_text()
         time.sleep(0.2)
     every = driver.children(recursive=True)
-    # The guards begin the command line with Python; the servers themselves end with it.
+    # Each server has a guard process, whose command line contains that of the server.
     victims = [each for each in servers(driver) if "guard.py" not in " ".join(each.cmdline())]
     seen |= {*every}
     victims[0].kill()
@@ -92,7 +96,7 @@ def test_an_adapter_on_two_servers_one_of_which_is_killed(registry: Registry) ->
     [(calls, keys)] = ask(registry, "select count(*), count(distinct call_id) from llm_calls where name like 'soak/once%'")
     assert calls == keys == WORDS
 
-    # Elsewhere, and in one replica: nothing is asked again.
+    # With other resources, and one replica: nothing is requested again.
     Path("p.yaml").write_text(pipeline("soak", num_cpus=1, start_timeout=1))
     again = subprocess.run([sys.executable, "-m", "engine.cli", "run", "p.yaml"], capture_output=True, text=True, check=True)
     assert again.stderr.count(": hit: ") == 5
@@ -161,7 +165,7 @@ def test_an_adapter_that_is_trained_later_is_loaded_by_the_process_that_runs(reg
             "rows_a": {"op": "lesson", "in": "words", "with": {"says": "yes"}},
             "sft_a": {"op": "train_sft", "in": "rows_a", "with": {**training, "lora": {"r": 4}}},
             "ask_a": {"op": "ask_once", "in": "words", "models": {"teacher": "a"}},
-            # From what `a` has said, so that its server runs by then.
+            # Made from `a`'s answers, so that the server of `a` is running by then.
             "rows_b": {"op": "lesson", "in": "ask_a", "with": {"says": "no"}},
             "sft_b": {"op": "train_sft", "in": "rows_b", "with": {**training, "lora": {"r": 16}}},
             "ask_b": {"op": "ask_once", "in": "words", "models": {"teacher": "b"}},

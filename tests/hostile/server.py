@@ -31,7 +31,7 @@ DEEP = 100_000
 
 @dataclass(frozen=True)
 class Ask:
-    """A request: how often its mode was asked before, the key it came with, and its body."""
+    """A request: the number of earlier requests in its mode, its key, and its body."""
 
     seen: int
     key: str
@@ -46,10 +46,10 @@ class Mode:
     """What the server does, and the expected outcome.
 
     Attributes:
-        respond: the bytes of a response. The connection is closed when they do not end in order.
+        respond: makes the bytes of a response. If they are not a whole response, the connection is closed.
         outcome: answer, reject, or stop (of the step).
         words: a part of the error, or all of the answer.
-        asked: how many requests it takes, with one retry; None: it does not matter.
+        asked: the expected number of requests, with one retry; None: any.
     """
 
     respond: Respond
@@ -66,7 +66,7 @@ def completion(text: Any = TEXT, finish: Any = "stop", usage: Any = None, **choi
 
 
 def http(body: Any, status: int = 200, kind: str = "application/json", reason: str = "Reason", **headers: str) -> bytes:
-    """A whole HTTP response; what is not bytes or text is sent as JSON."""
+    """A whole HTTP response. A body that is neither bytes nor text is sent as JSON."""
     if not isinstance(body, bytes | str):
         body = json.dumps(body)
     data = body if isinstance(body, bytes) else body.encode()

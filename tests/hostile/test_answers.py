@@ -97,7 +97,7 @@ def test_each_mode_of_the_server_has_the_expected_outcome(outcomes: Outcomes, ho
 @pytest.mark.parametrize("name", MODES)
 def test_no_error_repeats_the_key_in_any_spelling(outcomes: Outcomes, name: str) -> None:
     seen: BaseException | None = outcomes[name] if isinstance(outcomes[name], Exception) else None
-    while seen is not None:  # the causes, too: tracebacks show them
+    while seen is not None:  # also in the causes, because tracebacks show them
         _has_no_part_of_the_key(str(seen))
         seen = seen.__cause__ or seen.__context__
 

@@ -30,7 +30,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def later_process() -> None:
-    """What another process knows: nothing."""
+    """Forget which folders were checked, as in another process."""
     model_cache._checked.clear()
 
 

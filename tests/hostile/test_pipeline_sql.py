@@ -1,6 +1,6 @@
 """SQL in pipelines that tries to read files, settings or the process, to write, or to depend on chance or time.
 
-Whatever is tried, through each operator that takes SQL, is refused by `check`, before anything runs.
+`check` refuses every attempt, in each operator that takes SQL, before anything runs.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def test_a_worker_refuses_what_a_check_did_not_see(secret: str) -> None:
 
 
 def test_binding_computes_nothing(workdir: Path) -> None:
-    """A constant of gigabytes, or a query for ever, costs nothing at check."""
+    """A constant of gigabytes, or a query that never ends, costs nothing in `check`."""
     found = bind_expressions(Row, {"x": "repeat('x', 3000000000)", "y": "len(range(10000000000)) > 1"})
     assert [str(each) for each in found.values()] == ["str", "bool?"]
     assert bind_query("select count(*) as n from o, range(1000000000000), range(1000000000)", {"o": Row}).fields[0].name == "n"

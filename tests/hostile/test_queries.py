@@ -74,7 +74,7 @@ def test_a_catalog_of_a_newer_duckdb_is_rebuilt_and_not_called_damaged(tmp_path:
 @pytest.mark.parametrize("command", [["sql", f"select {FOREVER}"], ["impact", "p/a@1", "--where", f"{FOREVER} > 1"]])
 def test_ctrl_c_ends_a_query_at_once(registry: Registry, command: list[str], tmp_path: Path) -> None:
     three_generations(registry)
-    # It says when the query is about to run, by a pipe: no test waits for a moment that may be too early.
+    # It reports through a pipe when the query is about to run, so that the interrupt cannot come too early.
     begun, ready = os.pipe()
     program = (
         "import os, registry.query.session as q, engine.cli\n"

@@ -83,7 +83,7 @@ def without_collections() -> Iterator[None]:
 
 
 def written(parts: list[tuple[str, int]], longest: int) -> str:
-    """An answer of repeated pieces, with a maximum of characters."""
+    """An answer of repeated pieces, up to a maximum length."""
     return "".join((unit * times)[: longest // len(parts)] for unit, times in parts)
 
 

@@ -52,7 +52,7 @@ def ran(root: Path, *arguments: str) -> Ran:
 
 @pytest.fixture(scope="module", autouse=True)
 def _patched() -> Iterator[None]:
-    """`engine sql` limits the memory of its process, which here is the tests' own; and waiting for a lock must be short."""
+    """Do not limit the memory of the process, as `engine sql` does, because here it is that of the tests; wait briefly for locks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("registry.query.limits.limit_memory", lambda size: None)
         patch.setenv("ENGINE_LOCK_SECONDS", "5")
@@ -414,7 +414,7 @@ def test_absurd_numbers_cause_clear_errors(kept: Path, tmp_path: Path, arguments
 def _read_as_nobody(root: str, writable: str, answers: str) -> None:
     commands = (*(each for each in COMMANDS if each != ("gc",)), ("export", "p/b", "--to", "jsonl"))
     for number, command in enumerate(commands):
-        # Python's own files may be another user's, too: everything is imported before.
+        # Python's own files may belong to another user as well, so everything is imported first.
         ran(Path(writable), *command, *([f"{writable}-{number}"] if command[0] == "export" else []))
     if os.geteuid() == 0:
         os.setgroups([])

@@ -36,7 +36,7 @@ BOMBS = {
 
 
 @pytest.fixture(autouse=True)
-def _stand(workdir: Path) -> None:
+def _empty_folder(workdir: Path) -> None:
     """Each test runs in an empty folder."""
 
 

@@ -18,7 +18,7 @@ MISSING = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
 
 
 def units(*people: str) -> list[list[str]]:
-    """What each unit was called, without what is missing."""
+    """The labels of each unit, without missing ones."""
     assert len({len(each) for each in people}) == 1
     return [[value for value in values if value != "."] for values in zip(*people, strict=True)]
 
@@ -30,7 +30,7 @@ def test_published_examples(people: list[str], alpha: float) -> None:
     assert round(found, 3) == alpha
 
 
-def test_what_chance_cannot_explain() -> None:
+def test_alpha_of_small_examples() -> None:
     assert krippendorff_alpha([]) is None
     assert krippendorff_alpha([["a"], ["b"], []]) is None
     assert krippendorff_alpha([["a", "a"], ["a", "a"]]) is None
@@ -39,7 +39,7 @@ def test_what_chance_cannot_explain() -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=12))
-def test_it_is_what_the_pairs_say(judged: list[list[str]]) -> None:
+def test_alpha_agrees_with_counting_pairs(judged: list[list[str]]) -> None:
     """Observed disagreement over expected disagreement, with both counted pair by pair."""
     found = krippendorff_alpha(judged)
     paired = [values for values in judged if len(values) > 1]

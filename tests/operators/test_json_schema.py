@@ -24,7 +24,7 @@ LONG = "a" * 60 + "b"
         ([], "$: [] is not of type 'object'"),
     ],
 )
-def test_a_value_fits_or_the_place_is_named(value: Any, why: str | None) -> None:
+def test_a_value_that_does_not_fit_is_reported_with_its_place(value: Any, why: str | None) -> None:
     assert schema_problem(CITY) is None
     assert misfit(value, CITY) == why
 
@@ -39,7 +39,7 @@ def test_a_value_fits_or_the_place_is_named(value: Any, why: str | None) -> None
         ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}, None),
     ],
 )
-def test_what_is_no_schema_is_said(schema: dict[str, Any], why: str | None) -> None:
+def test_an_invalid_schema_is_reported(schema: dict[str, Any], why: str | None) -> None:
     assert schema_problem(schema) == why
 
 
@@ -49,7 +49,7 @@ def test_a_schema_is_of_the_draft_that_it_names() -> None:
     assert schema_problem({"items": pair["items"]}) is not None
 
 
-def test_a_deep_schema_is_a_problem_and_no_crash() -> None:
+def test_a_deep_schema_is_a_problem_and_not_a_crash() -> None:
     deep: dict[str, Any] = {}
     for _ in range(5000):
         deep = {"not": deep}

@@ -1,4 +1,4 @@
-"""A package of operators that is not the engine's, as a user would write one; the tests run pipelines of it."""
+"""A package of operators as a user would write it, for the pipelines of tests."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def by_length(word: Word, *, at: int = 2) -> AsyncIterator[tuple[str, Word
 
 @operator
 async def ask(word: Word, ctx: Context, teacher: ChatModel, *, prompt: Annotated[str, Prompt()] = "Say") -> AsyncIterator[Word]:
-    """Two answers, each from a call of its own, and one that both have made."""
+    """Two answers, each from its own call, and a third made from both."""
     first = await teacher.chat(f"{prompt} {word.text} once")
     yield Word(text=first.text)
     second = await teacher.chat(f"{prompt} {word.text} twice")
@@ -73,14 +73,14 @@ async def ask(word: Word, ctx: Context, teacher: ChatModel, *, prompt: Annotated
 
 @operator
 async def ask_number(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
-    """One call a row, whose answer is read without care: as JSON if it is in brackets, else as an integer."""
+    """One call per row, whose answer is parsed carelessly: as JSON if it is in brackets, otherwise as an integer."""
     answer = await teacher.chat(f"Say {word.text}")
     yield Word(text=str(json.loads(answer.text) if answer.text.startswith("[") else int(answer.text) + 1))
 
 
 @operator
 async def ask_once(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
-    """One call a row."""
+    """One call per row."""
     answer = await teacher.chat(f"Say {word.text}")
     yield Word(text=answer.text)
 
@@ -95,7 +95,7 @@ async def number_of(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
 
 
 class ThreeCalls(Params):
-    """No parameters, three calls a row."""
+    """No parameters, three calls per row."""
 
     def calls(self) -> dict[str, int]:
         """Three samples."""
@@ -140,7 +140,7 @@ def ordered(words: Batch[Word]) -> pa.Table:
 
 @operator(outputs=Word)
 def opaque(words: Batch[Word]) -> pa.Table:
-    """One row a batch; drops `_row`."""
+    """One row per batch; drops `_row`."""
     return pa.table({"text": [",".join(words["text"].to_pylist())]})
 
 
@@ -153,7 +153,7 @@ def joined(words: Table[Word], ctx: Context) -> Iterator[Word]:
 
 @operator
 def distinct(words: Table[Word]) -> Iterator[Word]:
-    """Each word once: yields rows that it read."""
+    """Each word once, as one of the rows that it read."""
     seen: set[str] = set()
     for word in words:
         if word.text not in seen:
@@ -163,7 +163,7 @@ def distinct(words: Table[Word]) -> Iterator[Word]:
 
 @operator(outputs={"pairs": Word, "lump": Word})
 def paired(left: Table[Word], right: Table[Word]) -> Iterator[tuple[str, Word]]:
-    """Words of both inputs put together, each from two rows, and one of which nobody is told where it came from."""
+    """Joined words of both inputs, each from two rows, and a word that does not state its sources."""
     for one, other in zip(left, right, strict=False):
         yield "pairs", derived(Word(text=f"{one.text}-{other.text}"), one, other)
     yield "lump", Word(text="lump")
@@ -190,7 +190,7 @@ def grouped(words: Batch[Word]) -> pa.Table:
 
 @operator
 async def ask_best(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
-    """The second of two answers: the first one led to nothing."""
+    """The second of two answers; the first one is not used."""
     await teacher.chat(f"{word.text} first")
     answer = await teacher.chat(f"{word.text} second")
     yield derived(Word(text=answer.text), answer)
@@ -198,7 +198,7 @@ async def ask_best(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
 
 @operator
 async def broken(word: Word) -> AsyncIterator[Word]:
-    """Raises on `boom`, makes an invalid record of `invalid`, and the wrong type of `wrong`."""
+    """Raises for `boom`, makes an invalid record for `invalid`, and yields the wrong type for `wrong`."""
     if word.text == "boom":
         raise ZeroDivisionError("no such thing")
     if word.text == "invalid":
@@ -211,7 +211,7 @@ async def broken(word: Word) -> AsyncIterator[Word]:
 
 @operator
 async def dies(word: Word) -> AsyncIterator[Word]:
-    """Takes its process with it on `die`."""
+    """Kills its process for `die`."""
     if word.text == "die":
         os._exit(3)
     yield word
@@ -255,7 +255,7 @@ class UniqueParams(Params):
 
 @operator(outputs={"first": "rows", "again": "rows"})
 def unique(rows: Table[Record], params: UniqueParams) -> Iterator[Output]:
-    """Rows of any type, the first of each value apart from those that come again."""
+    """Divides rows of any type into the first of each value and the others."""
     seen = set()
     for row in rows:
         value = getattr(row, params.of)
@@ -265,7 +265,7 @@ def unique(rows: Table[Record], params: UniqueParams) -> Iterator[Output]:
 
 @operator
 async def thirds(word: Word, ctx: Context, teacher: ChatModel, *, hard: bool = False) -> AsyncIterator[Word]:
-    """Three answers a word; those that say `no` are rejected, the word is not."""
+    """Three answers per word. Those that say `no` are rejected, but not the word."""
     for part in range(3):
         answer = await teacher.chat(f"{part} {word.text}")
         if answer.text == "no":
@@ -297,9 +297,9 @@ class AdapterParams(Params):
     """An adapter that tests/vllm_stand_in.py can load.
 
     Args:
-        says: begins its answers.
-        foretold: the rank that it is expected to have; null: nothing is known before.
-        deadly: it ends the server that loads it.
+        says: the beginning of its answers.
+        foretold: the rank that it is expected to have; null: unknown until it is trained.
+        deadly: whether it ends the server that loads it.
     """
 
     base: str
@@ -362,7 +362,7 @@ class Size(Params):
 async def measure(
     word: Word, ctx: Context, others: Table[Word] | None = None, *, unit: str = "letters"
 ) -> AsyncIterator[tuple[str, Word]]:
-    """Words with the number of others behind them, where there are any; their lengths in the end."""
+    """Words followed by the number of the others, if there are any; and, in the end, how often each length occurs."""
     ctx.count("length", str(len(word.text)))
     yield "words", Word(text=word.text if others is None else f"{word.text} {len(others)}")
 
@@ -376,13 +376,13 @@ def lengths(counts: Counters, *, unit: str) -> Iterator[tuple[Literal["lengths"]
 
 @operator(distinct=[("teacher", "judge")])
 async def sized(word: Word, teacher: ChatModel, judge: ChatModel, size: Size) -> AsyncIterator[Word]:
-    """Its parameters are one model's fields."""
+    """Its parameters are the fields of one class."""
     yield Word(text=f"{word.text} {size.centimetres:g}")
 
 
 @operator
 def count_up(words: Table[Word], ctx: Context, *, to: int = 3, fail: bool = False) -> Iterator[Word]:
-    """Goes on counting where it was, and fails while the file `fail` stands where it is told."""
+    """Continues to count from its checkpoint, and fails while the file that the first word names exists."""
     file = ctx.checkpoints / "count"
     begun = int(file.read_text()) if file.exists() else 0
     for number in range(begun, to):
@@ -410,14 +410,14 @@ async def family_sizes(words: Grouped[Word]) -> AsyncIterator[Word]:
 
 @operator
 async def doubled(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
-    """Twice the number that the model gives; it trusts the model to give one of a reasonable size."""
+    """Twice the number in the model's answer, of which it checks neither form nor size."""
     answer = await teacher.chat(f"Size of {word.text}")
     yield Word(text=str(2 * int(answer.text)))
 
 
 @operator
 async def counts_wrongly(word: Word, ctx: Context, teacher: ChatModel) -> AsyncIterator[Word]:
-    """Counts what the model says, and takes it for a number."""
+    """Counts with the model's answer, as if it were a number."""
     answer = await teacher.chat(f"Size of {word.text}")
     ctx.count("size", by=answer.text)  # type: ignore[arg-type]
     yield word
@@ -489,7 +489,7 @@ async def wishful(word: Word, teacher: ChatModel, params: Wishes) -> AsyncIterat
 
 @operator
 async def ask_same(words: Table[Word], teacher: ChatModel) -> AsyncIterator[Word]:
-    """Asks the same for each row, one after another."""
+    """Asks the same question for each row, one after another."""
     for word in words:
         answer = await teacher.chat("Say it")
         yield derived(Word(text=f"{word.text} {answer.text}"), word, answer)

@@ -32,7 +32,7 @@ STEP = PreviewStep(
 
 
 def printed(step: PreviewStep, most: int = 10, *, full: bool = False) -> str:
-    """What a step looks like."""
+    """A step as it is printed."""
     console = SafeConsole()
     console.file = io.StringIO()
     print_step(step, most, console, full=full)

@@ -95,9 +95,7 @@ class Several:
         self.read()
 
     def tick(self, seconds: int, **done: int | tuple[int, int]) -> list[str]:
-        """Report how many rows (of a total) each step has done, twice a second, while rows finish each second until it has so
-        many; return the new lines.
-        """
+        """Report the finished rows (and the total) of each step twice a second, until it has finished this many; return new lines."""
         before = {step: self.done.get(step, 0) for step in done}
         for tick in range(1, 2 * seconds + 1):
             self.clock.now += 0.5

@@ -60,7 +60,7 @@ def test_the_document_has_the_times_of_steps(field: str) -> None:
     assert field in step
 
 
-def test_counters_of_nothing_are_not_shown_and_shares_of_nothing_are() -> None:
+def test_counters_of_0_are_hidden_and_shares_of_0_are_shown() -> None:
     counters = [Metric(metric="rows", slice=name, value=value) for name, value in (("kept", 4), ("dropped", 0))]
     shares = [Metric(metric="accuracy", slice=name, value=value) for name, value in (("easy", 1.0), ("hard", 0.0))]
     assert metrics_in_words([*counters, *shares]) == ["rows: 4 kept", "accuracy: 1 easy, 0 hard"]

@@ -126,7 +126,7 @@ def test_reading_a_registry_imports_no_heavy_package(registry: Registry, command
 
 @pytest.mark.parametrize("command", [["ls"], ["sql", "from datasets"]])
 def test_a_command_that_used_duckdb_exits_silently(registry: Registry, command: list[str]) -> None:
-    """DuckDB's bindings report leaked objects on stderr when the interpreter ends before it freed them."""
+    """DuckDB's bindings report leaked objects on stderr if the interpreter ends before they are freed."""
     registry.catalog.rebuild()
     arguments = [sys.executable, "-m", "engine.cli", "--registry", str(registry.root), *command]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)

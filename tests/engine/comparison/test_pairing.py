@@ -49,7 +49,7 @@ def test_equal_rows_of_a_source_that_grew_are_the_same(registry: Registry) -> No
     assert found.left_out == (0, 2)
 
 
-def test_so_are_those_of_another_pipeline(registry: Registry) -> None:
+def test_equal_rows_of_another_pipelines_source_are_the_same(registry: Registry) -> None:
     run(registry, "ant", "bear")
     run(registry, "bear", "ant", name="q", mark="?")
     found = result(registry, "p/loud", "q/loud")

@@ -10,7 +10,7 @@ from benchmarks.compare import simulate
 from engine.comparison.statistics import LEVEL, holm, paired_difference, unpaired_difference
 
 
-def test_one_row_a_cluster_is_the_paired_t_test() -> None:
+def test_one_row_per_cluster_gives_the_paired_t_test() -> None:
     random = np.random.default_rng(0)
     first, second = random.normal(0, 1, 40), random.normal(0.4, 1, 40)
     own = np.arange(40)
@@ -89,7 +89,7 @@ def test_equal_configurations_are_called_different_at_the_stated_rate(clusters: 
 
 
 @pytest.mark.proof
-def test_so_they_are_through_registry_and_lineage() -> None:
+def test_the_rate_holds_through_registry_and_lineage() -> None:
     equal, apart = simulate(12, 0.0), simulate(6, 2.5)
     assert equal.clustered <= 0.25
     assert apart.clustered == 1.0

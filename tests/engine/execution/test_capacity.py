@@ -1,4 +1,4 @@
-"""What a cluster has room for: on one of its nodes, not in the sum over all of them."""
+"""Whether there is room counts on each node, not in the sum over all nodes."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ def test_free_parts_of_two_nodes_are_not_one_node() -> None:
     assert not two.has_room([Amount(5)], beside=[])
 
 
-def test_the_largest_amount_is_laid_first() -> None:
+def test_the_largest_amount_is_placed_first() -> None:
     two = Capacity((Amount(4), Amount(4)))
     assert two.has_room([Amount(1), Amount(1), Amount(4)], beside=())
     assert not two.has_room([Amount(1), Amount(1), Amount(4)], beside=[Amount(3)])
 
 
-def test_several_devices_find_room_together() -> None:
+def test_several_devices_are_placed_together() -> None:
     two = Capacity((Amount(8, 2), Amount(8, 1)))
     assert two.has_room([Amount(1, 1)] * 3, beside=[])
     assert not two.has_room([Amount(1, 1)] * 3, beside=[Amount(0, 0.5)])
     assert not two.has_room([Amount(1, 1.5)] * 2, beside=[])
 
 
-def test_memory_is_taken() -> None:
+def test_memory_is_reserved() -> None:
     one = Capacity.of([{"CPU": 8, "memory": 10.0 * GB}])
     assert one.has_room([Amount(1, memory=4 * GB)], beside=[Amount(1, memory=6 * GB)])
     assert not one.has_room([Amount(1, memory=4 * GB)], beside=[Amount(1, memory=7 * GB)])
     assert one.has_room([Amount(1)], beside=[Amount(1, memory=10 * GB)])
 
 
-def test_what_needs_no_gpu_leaves_the_nodes_with_gpus_free() -> None:
+def test_work_without_gpus_leaves_the_nodes_with_gpus_free() -> None:
     assert Capacity((Amount(4, 1), Amount(2))).has_room([Amount(4, 1)], beside=[Amount(1), Amount(1)])
 
 
@@ -71,7 +71,7 @@ def test_workers_are_as_many_as_fit_on_the_nodes() -> None:
         (request("whole", devices=4, num_cpus=2, num_gpus=0), "4 devices with 2 CPUs each do not fit"),
     ],
 )
-def test_what_no_node_has_is_an_error(asked: WorkerRequest, message: str | None) -> None:
+def test_more_than_any_node_has_is_an_error(asked: WorkerRequest, message: str | None) -> None:
     nodes = Capacity((Amount(4, 0, 8 * GB), Amount(2, 1, 8 * GB)))
     if message is None:
         nodes.resources_for(asked)

@@ -60,7 +60,7 @@ def test_the_other_worker_continues_when_one_is_killed(registry: Registry, chat_
     )
     assert result.state == "succeeded", result.error
     assert texts(registry, "demo/asked") == [f"Say {number}" for number in range(rows)]
-    # No more than what was under way is asked again, and all of it counts.
+    # Only requests that were in flight are sent again, and all of them count.
     assert rows <= len(chat_server.requests) <= rows + IN_FLIGHT
     assert ask(registry, "select rows_out, rejected from step_runs") == [(rows, 0)]
     if rows > 1000:
@@ -135,7 +135,7 @@ class Watched(Cluster):
 
 
 class WithOneGoodHome(Pool):
-    """Its first process starts; when that is at work, others are started, and cannot."""
+    """The first process starts. While it works, no other process can be started."""
 
     def _start(self, shape: Any, amount: Amount) -> Any:
         if self._processes:
@@ -145,7 +145,9 @@ class WithOneGoodHome(Pool):
         return super()._start(shape, amount)
 
 
-def test_what_runs_when_another_worker_cannot_start_comes_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_partitions_return_when_another_worker_cannot_start(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("engine.jobs.partitions.COMPUTED", Size(1, 1, by_content=False))
     monkeypatch.setattr("engine.execution.cluster.Pool", WithOneGoodHome)
     words(*"abcdefgh")
@@ -159,13 +161,13 @@ def test_what_runs_when_another_worker_cannot_start_comes_back(registry: Registr
     assert result.error
     assert "a worker could not be started" in result.error
     assert sorted(cluster.returned) == sorted(cluster.submitted)
-    # What was at work is kept.
+    # Partitions that were running are kept.
     assert len(list(registry.receipts.glob("*/" + "[0-9a-f]" * 64 + ".json"))) == 2
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_an_idle_process_makes_room_for_another(registry: Registry, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
-    """Whether we know that there is no room, or only see that the other one does not start."""
+    """The pool knows that there is no room, or only notices that the other process does not start."""
     import ray
 
     monkeypatch.setattr(pool, "_START_SECONDS", 0.0)
@@ -191,8 +193,10 @@ def test_a_worker_needs_room_on_one_node(registry: Registry) -> None:
     two.end()
 
 
-def test_what_a_call_has_finished_survives_the_end_of_its_process(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Partitions of one call that are finished when its process dies are kept; the others have calls of their own then."""
+def test_finished_partitions_of_a_call_survive_the_end_of_its_process(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions that a call has finished when its process dies are kept. Each of the others then gets a call of its own."""
     monkeypatch.setattr("engine.jobs.partitions.COMPUTED", Size(1, 1, by_content=False))
     monkeypatch.setattr(pool, "PoolStep", partial(PoolStep, per_call=8))
     sent: list[int] = []

@@ -1,4 +1,4 @@
-"""How many partitions a call of a worker has."""
+"""How many partitions a worker gets in one call."""
 
 from __future__ import annotations
 

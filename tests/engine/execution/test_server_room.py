@@ -1,4 +1,4 @@
-"""What servers need of a cluster, on clusters with GPUs that this machine does not have."""
+"""What servers need from a cluster. The clusters have GPUs that this machine does not have."""
 
 from __future__ import annotations
 

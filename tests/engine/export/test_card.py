@@ -1,4 +1,4 @@
-"""The card of an export says what the data is, where it came from and how, and nothing else."""
+"""The card of an export says what the data is, where it came from and how it was made, and nothing else."""
 
 from __future__ import annotations
 

@@ -213,10 +213,10 @@ def test_the_card_names_the_format(registry: Registry, workdir: Path) -> None:
     assert "## Fields" not in card
 
 
-# -- what the tools make of it ----------------------------------------------------------------------------------------
+# -- what the tools read ----------------------------------------------------------------------------------------
 
 
-def test_trl_takes_what_is_written_for_it(registry: Registry, workdir: Path, tiny_model: Path) -> None:
+def test_trl_accepts_what_is_written_for_it(registry: Registry, workdir: Path, tiny_model: Path) -> None:
     from datasets import load_dataset
     from transformers import AutoTokenizer
     from trl.data_utils import apply_chat_template, is_conversational, maybe_extract_prompt

@@ -300,7 +300,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, text in FILES.items():
         (package / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    # Python would take a file that was edited within a second, and is as long as before, for the one that it has compiled.
+    # If a file is edited within a second and keeps its length, Python uses the module that it has compiled before.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield package
     forget()

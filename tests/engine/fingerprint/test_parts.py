@@ -116,7 +116,7 @@ def test_parts_that_were_remembered_are_the_same_and_nothing_is_parsed_for_them(
 
 @pytest.mark.proof
 def test_every_fingerprint_is_the_same_with_and_without_a_cache(tmp_path: Path) -> None:
-    """In new processes, over all operators of this package; the folder is filled by the first process that may write."""
+    """In new processes, for all operators of this package. The first process that may write fills the folder."""
     code = (
         "from engine.packages.catalogue import catalogue\nfrom engine.fingerprint.code import code_of\n"
         "from registry.storage.checked_json import canonical_json\n"

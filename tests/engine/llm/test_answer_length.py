@@ -1,4 +1,4 @@
-"""A model that turns out to reason gets room for it, where the pipeline does not set max_tokens."""
+"""A model that turns out to reason gets room for its reasoning, unless the pipeline sets max_tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THOUGHTS = 700
 
 
 def reasoning(body: dict[str, Any]) -> dict[str, Any]:
-    """The answer of a model that reasons; it is cut off where the request's limit is."""
+    """The answer of a model that reasons, cut off at the request's limit."""
     most, count = body["max_tokens"], body.get("n", 1)
     done = most > THOUGHTS
     said = {"role": "assistant", "content": "4" if done else "", "reasoning_content": "2 and 2 ..."}
@@ -50,7 +50,7 @@ async def test_an_answer_that_the_default_cuts_off_while_it_reasons_is_asked_for
     assert sent(chat_server) == [512, 8192, 8192]
     [note] = teacher.notes
     assert "reasons, and max_tokens is not set: its answers may have 8,192 tokens" in note
-    # What was cut off is paid for, and noted beside the answers.
+    # The answer that was cut off is paid for, and noted beside the answers.
     assert [done.tokens_out for _, done, _ in current_log.get().discarded] == [512]
     assert teacher._model._gate.spent.usd == pytest.approx((512 + 2 * (THOUGHTS + 1)) / 1e6)
 
@@ -153,7 +153,7 @@ async def test_a_long_prompt_that_leaves_less_room_shortens_only_its_own_answer(
 
 
 async def test_a_budget_is_a_bound_on_what_is_sent(model: Make, chat_server: ChatServer) -> None:
-    """The answers use all that they may; a dollar for a thousand tokens."""
+    """The answers are as long as they may be; a thousand tokens cost a dollar."""
 
     def reply(body: dict[str, Any]) -> dict[str, Any]:
         answer = reasoning(body)

@@ -67,7 +67,7 @@ async def test_a_server_without_n_gets_one_request_per_sample(model: Make, chat_
     assert [request.get("n") for request in chat_server.requests][:2] == [4, None]
     assert len(chat_server.requests) == (5 if how == "refused" else 4) + 2
     assert any("does not support `n`" in note for note in one.notes)
-    # It is remembered: another run does not try again.
+    # This is remembered, so another run does not try again.
     await model().samples("third", 2)
     assert [request.get("n") for request in chat_server.requests][-2:] == [None, None]
 
@@ -128,7 +128,7 @@ async def test_without_response_format_the_schema_is_added_to_the_prompt(
     assert (await one.parse("And now?", Verdict)).score == 4
     assert len(chat_server.requests) == before + 1
     assert "response_format" not in chat_server.requests[-1]
-    # How it was asked for is not in the key: a server that learns the trick makes nobody pay again.
+    # The key does not contain how the schema was sent: when a server gains support for it, answers are not paid for again.
     chat_server.reply = lambda body: completion(json.dumps(GOOD))
     assert (await model().parse("Is it so?", Verdict)).score == 4
     assert len(chat_server.requests) == before + 1
@@ -267,7 +267,7 @@ def test_every_capability_is_explained() -> None:
     assert set(MEANING) == {"n", "logprobs", "response_format", "sampling", "images", "tools"}
 
 
-# -- what some servers want ------------------------------------------------------------------------------------------
+# -- requirements of some servers ------------------------------------------------------------------------------------------
 
 
 async def test_a_model_that_wants_max_completion_tokens_gets_them(model: Make, chat_server: ChatServer) -> None:

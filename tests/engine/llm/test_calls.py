@@ -37,7 +37,7 @@ def test_workers_share_the_limits_of_a_model(registry: Registry, chat_server: Ch
     result = run_text(pipeline(model, TWO_WORKERS), registry)
     assert result.state == "succeeded"
     assert chat_server.most_in_flight == 6
-    # Rows that ask the same in different workers share a call, too.
+    # Rows in different workers that ask the same question share a call, too.
     assert Counter(chat_server.prompts) == Counter({f"Say {number}": 1 for number in range(90)})
     assert texts(registry, "demo/asked") == [f"You said: Say {number % 90}" for number in range(100)]
 
@@ -76,11 +76,11 @@ def test_poison_rows_are_rejected_and_only_they_are_requested_again(registry: Re
 
     assert outcomes(run_text(text, registry)) == {"asked": "hit"}
     assert len(chat_server.requests) == 1000
-    # Still poisoned: asked again, and the version stays what it was.
+    # The rows are still poisoned: they are requested again, and the version stays the same.
     run_text(text, registry, retry_rejects=True)
     assert len(chat_server.requests) == 1005
     assert ask(registry, "select max(version) from versions where name = 'demo/asked'") == [(1,)]
-    # Cured but for one.
+    # All but one are cured.
     chat_server.answer = lambda prompt, seen: error(400, "poison") if prompt == "Say 3" else prompt
     result = run_text(text, registry, retry_rejects=True)
     assert {int(prompt.split()[1]) for prompt in chat_server.prompts[1005:]} == poison
@@ -124,7 +124,7 @@ def test_two_runs_at_once_make_one_version_and_send_each_request_once(registry: 
         made = [threads.submit(run, check(Path("p.yaml")), registry, quiet, select=set(), force=set()) for _ in range(2)]
         results = [each.result() for each in made]
     assert [result.state for result in results] == ["succeeded", "succeeded"]
-    # The other one finds the finished rows, either committed or not yet: then it commits the same version first.
+    # The other run finds the finished rows. If they are not committed yet, it commits the same version first.
     assert sorted(outcomes(result)["asked"] for result in results) in (["hit", "ran"], ["ran", "resumed"])
     assert len(chat_server.requests) == 60
     assert ask(registry, "select calls from step_runs order by calls") == [(0,), (60,)]

@@ -165,7 +165,7 @@ async def test_no_more_requests_are_in_flight_than_allowed(model: Make, chat_ser
 
 async def test_a_budget_waits_for_surplus_of_calls_in_flight(model: Make, chat_server: ChatServer) -> None:
     chat_server.latency = 0.01
-    # A call costs half a dollar and may cost ten; eleven dollars are enough for twenty, one after the other.
+    # A call costs half a dollar, and could cost ten; eleven dollars are enough for twenty calls, one after another.
     one = model(price={"output": 100_000}, max_tokens=100, budget_usd=20)
     await asyncio.gather(*[one.chat(str(number)) for number in range(20)])
     assert len(chat_server.requests) == 20
@@ -304,7 +304,7 @@ async def test_a_stop_fails_all_waiting_requests(model: Make, chat_server: ChatS
 
 
 async def test_a_row_that_is_cancelled_while_the_step_stops_is_cancelled(model: Make, chat_server: ChatServer) -> None:
-    """Both cancel what waits for the limits; only the row that nobody else cancels gets the stop as its error."""
+    """Both cancel requests that wait for the limits. Only a row that is not cancelled otherwise gets the stop as its error."""
     one = model(limits={"concurrency": 1})
     chat_server.latency = 0.2
     sent = asyncio.ensure_future(one.chat("sent"))

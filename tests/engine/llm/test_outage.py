@@ -35,7 +35,7 @@ def governor(clock: Callable[[], float], **limits: Any) -> Governor:
 
 
 async def ride_out(gate: Governor, clock: Clock, seconds: float) -> tuple[list[float], list[int | BaseException]]:
-    """64 requests meet an endpoint that is down for so long; returns when it was called, and the outcome of each."""
+    """Send 64 requests to an endpoint that is down for a time; return when it was called, and the outcome of each request."""
     gate.window = type(gate.window)(64, clock, gently=False)
     tickets = [await gate.admit(Estimate(str(number))) for number in range(64)]
     for ticket in tickets:
@@ -114,7 +114,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("status", [502, 503, 500])
 async def test_no_row_is_lost_while_a_server_restarts(model: Make, chat_server: ChatServer, status: int) -> None:
-    """Far more failures than any request has attempts, at full concurrency."""
+    """There are far more failures than one request has attempts, at full concurrency."""
     one = model(retries=2, limits={"concurrency": 64})
     for number in range(5):
         await one.chat(f"before {number}")

@@ -1,4 +1,4 @@
-"""What messages and answers have besides text: images, and the model's reasoning."""
+"""Parts of messages and answers other than text: images, and the model's reasoning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEEN = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, 
 
 
 class Kind(BaseModel):
-    """What an image shows."""
+    """The kind of thing that an image shows."""
 
     kind: str
 
@@ -93,7 +93,7 @@ def test_answers_without_reasoning_are_stored_as_before() -> None:
 
 
 def one_at_a_time(*answers: str | None) -> Any:
-    """A reply that takes no `n`; None is an answer that a filter stopped."""
+    """Replies without support for `n`; None is an answer that a filter stopped."""
     left = list(answers)
 
     def reply(body: dict[str, Any]) -> Any:

@@ -133,7 +133,7 @@ async def test_a_dead_worker_frees_its_places_at_once(workdir: Path) -> None:
     assert not waiting.done()
     await transport.call("remove_worker", "dead")
     ticket = await asyncio.wait_for(waiting, timeout=2)
-    # What was sent may be billed; what was granted and not heard of was never sent.
+    # A request that was sent may be billed. One that was admitted after its worker had gone was never sent.
     assert (await transport.call("spent"))["m"] == Spent(usd=0.75, calls=2)
     dead.send(shared_service.Admission("m", 102, Estimate("last words", cost=0.25)))
     await dead.close()

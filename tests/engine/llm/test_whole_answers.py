@@ -1,4 +1,4 @@
-"""Nothing that a server says is lost: reasoning under all its names, tool calls, cached and reasoning tokens, who answered."""
+"""Nothing that a server returns is lost: reasoning under all its names, tool calls, cached and reasoning tokens, who answered."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_answers_of_older_journals_are_read_as_new_ones() -> None:
 
 
 @pytest.mark.parametrize("text", ["<think>2 and", "<think>2 and 2</think>", " ", ""])
-def test_an_old_answer_that_says_nothing_is_not_there(text: str) -> None:
+def test_an_empty_answer_of_an_older_version_is_ignored(text: str) -> None:
     assert decode_answer(json.dumps({"text": text, "tokens_in": 3})) is None
 
 

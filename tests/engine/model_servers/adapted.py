@@ -1,4 +1,4 @@
-"""Pipelines that make adapters and ask them, served by the program that stands in for vLLM (tests/vllm_stand_in.py)."""
+"""Pipelines that make adapters and ask them, served by the program that replaces vLLM in tests (tests/vllm_stand_in.py)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prepare() -> None:
 
 
 def made(*asked: str, replicas: int = 1, **adapters: Any) -> dict[str, Any]:
-    """Steps that ask adapters, one after the other; before the first step that asks an adapter, another one makes it."""
+    """Steps that ask adapters, one after another. A step that makes an adapter comes before the first one that asks it."""
     env = {"STAND_IN": str(Path("notes").absolute())}
     serve = {"engine": "vllm", "python": str(Path("env").absolute()), "env": env, "replicas": replicas}
     steps: dict[str, Any] = {}
@@ -44,7 +44,7 @@ def made(*asked: str, replicas: int = 1, **adapters: Any) -> dict[str, Any]:
 
 
 def noted(file: str) -> list[list[str]]:
-    """The words of each line in a file of the servers: the process first."""
+    """The words of each line in a file of the servers; the first one is the process."""
     path = Path("notes") / file
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 

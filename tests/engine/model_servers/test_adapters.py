@@ -1,4 +1,4 @@
-"""Adapters that steps make while servers run, on a program that stands in for vLLM (tests/vllm_stand_in.py).
+"""Adapters that steps make while servers run, on a program that replaces vLLM (tests/vllm_stand_in.py).
 
 tests/e2e/test_vllm.py does the same with the real one."""
 
@@ -38,7 +38,7 @@ def test_an_adapter_that_is_made_later_is_served_by_the_process_that_runs(regist
 
 
 def test_who_serves_an_adapter_changes_no_key(registry: Registry) -> None:
-    """Here, each server has one adapter, because nothing says which adapters will come."""
+    """Here, each server has one adapter, because it is not known which adapters will be made."""
     document = made("a", "b", a={"foretold": None}, b={"foretold": None})
     assert run_text(json.dumps(document), registry).state == "succeeded"
     assert [("--lora-modules" in start, "--middleware" in start) for start in noted("starts")] == [(True, False)] * 2

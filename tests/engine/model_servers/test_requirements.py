@@ -38,7 +38,7 @@ class Watched(InProcess):
         return found
 
 
-def test_other_steps_go_on_while_a_server_is_asked(registry: Registry, chat_server: ChatServer) -> None:
+def test_other_steps_continue_while_a_server_is_probed(registry: Registry, chat_server: ChatServer) -> None:
     cluster, went_on = Watched(), list[bool]()
 
     def reply(body: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def test_other_steps_go_on_while_a_server_is_asked(registry: Registry, chat_serv
     assert all(went_on)
 
 
-def test_steps_are_asked_for_one_after_another_and_what_one_finds_out_the_next_one_knows(
+def test_servers_are_probed_for_one_step_at_a_time_and_the_next_step_knows_the_result(
     registry: Registry, chat_server: ChatServer
 ) -> None:
     def reply(body: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_steps_are_asked_for_one_after_another_and_what_one_finds_out_the_next_o
 
     chat_server.reply, chat_server.latency = reply, 0.5
     words("a")
-    # One request finds out; the two steps ask the same, which is one more. A second check would exceed the budget.
+    # One request is the probe; the two steps ask the same question, which is one more. A second probe would exceed the budget.
     steps = "one: {op: sure, in: words}, two: {op: sure, in: words, max_reject_ratio: 0.5}"
     result = run_text(pipeline(chat_server.model(max_calls=2), steps), registry, cluster=InProcess())
     assert result.state == "succeeded", result.error
@@ -79,7 +79,7 @@ def test_the_cost_of_a_failed_check_is_reported(registry: Registry, chat_server:
     assert checked.spent == {"teacher": Spent(calls=1)}
 
 
-def test_a_run_that_ends_asks_no_further(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_run_that_ends_stops_probing(registry: Registry, chat_server: ChatServer) -> None:
     words("boom")
     chat_server.latency = 60
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Models whose servers the engine starts: what they cost, what their keys hold, how they fail, and when they stop."""
+"""Models whose servers the engine starts: their calls, what their keys contain, how they fail, and when they stop."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_model_of_several_steps_keeps_its_server_until_the_last(registry: Regi
     assert len(Path("pids").read_text().splitlines()) == 1
 
 
-def test_keys_hold_what_shapes_answers_and_not_where_the_server_is(registry: Registry, workdir: Path) -> None:
+def test_keys_contain_what_shapes_answers_and_not_where_the_server_is(registry: Registry, workdir: Path) -> None:
     words("one")
 
     def identity(**serve: Any) -> str:
@@ -132,7 +132,7 @@ def test_keys_hold_what_shapes_answers_and_not_where_the_server_is(registry: Reg
     assert identity(engine="vllm", args={"max-model-len": 2048}, env={"VLLM_ATTENTION_BACKEND": "x"}) != plain
 
 
-def test_the_key_holds_the_hash_of_the_weights(registry: Registry, workdir: Path) -> None:
+def test_the_key_contains_the_hash_of_the_weights(registry: Registry, workdir: Path) -> None:
     words("one")
     folder = workdir / "weights"
     folder.mkdir()
@@ -145,7 +145,7 @@ def test_the_key_holds_the_hash_of_the_weights(registry: Registry, workdir: Path
     assert answered(model | {"model": "elsewhere"}, registry) == {"asked": "ran"}
 
 
-def test_served_by_hand_under_its_identity_sends_no_call(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_server_started_by_hand_with_the_same_identity_gets_no_call(registry: Registry, chat_server: ChatServer) -> None:
     words("one", "two")
     document = pipeline(teacher=served())
     run_text(document, registry)
@@ -227,7 +227,7 @@ def test_one_replica_that_cannot_start_does_not_stop_the_others(registry: Regist
         ({"provider": "transformers", "serve": {"engine": "vllm"}}, "serve is only for models behind an API"),
     ],
 )
-def test_what_check_finds(workdir: Path, model: dict[str, Any], said: str) -> None:
+def test_check_reports_mistakes(workdir: Path, model: dict[str, Any], said: str) -> None:
     words("one")
     Path("p.yaml").write_text(pipeline(teacher={"provider": "openai", "model": "test-model", **model}))
     with pytest.raises(PipelineError) as found:

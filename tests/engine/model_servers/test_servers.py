@@ -1,6 +1,6 @@
 """Which servers run when: a step that has work keeps its servers, a training gets the GPUs, and lost servers are replaced.
 
-The cluster is played by the test, because this machine has no GPUs."""
+The test simulates the cluster, because this machine has no GPUs."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Run:
         self.servers.expect([*self.steps.values()])
 
     def trains(self, name: str) -> None:
-        """A step has made an adapter."""
+        """A step makes its adapter."""
         self.servers.done(name)
         found = ModelWeights(source="registry", location=f"demo/{name}@1", identity=name, base=EMBEDDED)
         for user, step in self.steps.items():
@@ -197,7 +197,7 @@ def test_servers_stop_when_no_later_step_needs_them(run: Run) -> None:
     assert run.cluster.log[2:] == ["stop teacher", "stop teacher"]
 
 
-def test_a_lost_server_for_which_no_node_is_left_is_done_without(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_server_is_given_up_if_no_node_has_room(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise StepError("no node has a GPU")
 
@@ -222,7 +222,7 @@ def test_a_lost_server_is_replaced_where_only_it_fits_because_its_step_has_worke
     assert run.cluster.log[2:] == ["start teacher"]
 
 
-def test_a_lost_server_is_replaced_and_a_failed_one_is_done_without(run: Run) -> None:
+def test_a_lost_server_is_replaced_and_a_failed_one_is_given_up(run: Run) -> None:
     run.asks("first")
     run.cluster.ready()
     run.servers.watch({"first"})
@@ -265,7 +265,7 @@ BASE = ModelWeights(source="hub", location="base", identity="base")
 
 
 def on_one_base(run: Run, *trained_later: str) -> None:
-    """Make all models but `plain` adapters on it; the weights of some are not known yet."""
+    """Make all models except `plain` adapters on `plain`; the weights of some are not known yet."""
     for name, step in run.steps.items():
         [(role, model)] = step.models.items()
         kind = model.spec.model
@@ -455,7 +455,7 @@ def test_an_adapter_that_is_trained_later_is_loaded_by_the_servers_that_run(late
     assert later.cluster.log[-2:] == ["stop a", "stop a"]
 
 
-def test_what_a_server_cannot_take_in_or_has_no_permission_for_gets_its_own(later: Run) -> None:
+def test_an_adapter_that_a_server_refuses_gets_its_own_servers(later: Run) -> None:
     later.asks("ask_a")
     for each, here in zip(later.cluster.servers, (HERE, THERE), strict=True):
         each.status = Status(state="ready", address=here, loaded=("step:sft_a",))
@@ -496,7 +496,7 @@ def test_an_adapter_that_no_restarted_server_loads_any_more_fails_its_steps(late
 
 
 def test_servers_wait_only_for_adapters_that_they_can_take_in(later: Run) -> None:
-    """Not for the full weights of `sft_c`, and not longer than until those that could come have failed."""
+    """They do not wait for the full weights of `sft_c`, nor after all adapters that could still come have failed."""
     later.asks("ask_a")
     later.servers.done("ask_a")
     later.servers.done("ask_b")

@@ -1,4 +1,4 @@
-"""A record type names the module of its formats; what is wrong with them is said when they are first needed."""
+"""A record type names the module of its formats, whose mistakes are reported when the formats are first needed."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def package(
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of installed packages; what is imported from it is forgotten afterwards."""
+    """A folder of installed packages. Modules that are imported from it are removed afterwards."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))

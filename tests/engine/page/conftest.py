@@ -50,7 +50,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def showcase(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with more: conversations with formulas and tools, two versions that differ, hostile rows. Tests only read it."""
+    """The same, with conversations with formulas and tools, two versions that differ, and hostile rows. Tests only read it."""
     folder = tmp_path_factory.mktemp("showcase") / ".engine"
     shutil.copytree(shipped, folder)
     add_showcase(Registry(folder))

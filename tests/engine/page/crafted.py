@@ -1,4 +1,4 @@
-"""Registries made by hand: what pipelines with trainings and calibrations leave, runs that did not end well, hostile names and rows."""
+"""Registries made by hand: results of trainings and calibrations, runs that did not succeed, hostile names and rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOSTILE = "</script><script>alert(1)</script>\x1b[31m\u202eevil & <b>"
 
 @contextmanager
 def reading(registry: Registry) -> Iterator[Reader]:
-    """A reader as a request has it."""
+    """A reader like that of a request."""
     sessions = Sessions(registry.location)
     with sessions.reader() as reader:
         yield reader
@@ -32,7 +32,7 @@ Edge = tuple[int, int, int]
 
 
 def after(seconds: float) -> dt.datetime:
-    """So long after the run began."""
+    """The time this long after the start of the run."""
     return BEGAN + dt.timedelta(seconds=seconds)
 
 

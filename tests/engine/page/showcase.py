@@ -1,4 +1,4 @@
-"""Versions with much to look at: conversations, formulas, tools, pictures, changes, hostile rows."""
+"""Versions that need every kind of display: conversations, formulas, tools, pictures, changes, hostile rows."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def problems(count: int) -> list[dict[str, Any]]:
 
 
 def hostile() -> list[dict[str, Any]]:
-    """Rows that try to be more than text."""
+    """Rows with text that tries to run or to change the page."""
     texts = [
         "<script>document.title = 'taken'</script>",
         "<img src=x onerror=\"document.title='taken'\">",

@@ -43,7 +43,7 @@ def store(registry: Registry, name: str, rows: pa.Table | list[dict[str, Any]], 
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:
-    """A type as the registry stores it: its texts may have more than 2 GB together."""
+    """A type as the registry stores it: its texts may exceed 2 GB in total."""
     if pa.types.is_string(kind):
         return pa.large_string()
     if pa.types.is_list(kind):

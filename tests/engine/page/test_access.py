@@ -1,4 +1,4 @@
-"""Who may use the page: its token, its name, its own forms; everybody else is refused."""
+"""Who may use the page: requests with its token, under its name, from its own forms. All others are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_address_cannot_lead_to_another_host(shipped: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/sql?q=from+runs", "/versions/distil/rows", "/static/page.css", "/no/such/page"])
-def test_without_the_token_everything_is_refused_and_said_how_to_go_on(shipped: Path, path: str) -> None:
+def test_without_the_token_everything_is_refused_with_advice(shipped: Path, path: str) -> None:
     answer = visitor(shipped).get(path)
     assert answer.status_code == 403
     assert "engine ui" in answer.text
@@ -170,7 +170,7 @@ def test_a_static_file_may_be_kept_because_its_address_has_its_digest(shipped: P
     assert "immutable" in answer.headers["cache-control"]
 
 
-def test_head_says_what_get_says_without_a_body(shipped: Path, visit: Visit) -> None:
+def test_head_answers_like_get_without_a_body(shipped: Path, visit: Visit) -> None:
     client = visit(shipped)
     for path in ("/", "/versions/distil/rows@1", "/static/page.css", "/nowhere"):
         head = client.head(path)

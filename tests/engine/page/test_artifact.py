@@ -30,7 +30,7 @@ def test_a_model_knows_what_it_saw_and_how_often(registry: Registry) -> None:
     assert (str(seen.version), seen.size, seen.rows, seen.times, seen.least, seen.most) == ("demo/judged@1", 21, 6, 8, 1, 3)
 
 
-def test_evaluations_on_the_same_data_stand_side_by_side(registry: Registry) -> None:
+def test_evaluations_on_the_same_data_are_shown_side_by_side(registry: Registry) -> None:
     make_trained(registry)
     with reading(registry) as reader:
         [found] = artifact_facts(reader, registry.manifest("demo/sft", 1)).evaluations
@@ -62,7 +62,7 @@ def test_a_calibration_has_curves_with_their_target_and_band(registry: Registry)
     assert [each.metric for each in found.numbers] == ["smallest_alpha"]
 
 
-def test_slices_that_are_no_places_are_numbers() -> None:
+def test_values_that_make_no_curve_are_listed_as_numbers() -> None:
     found = measures(
         [
             Metric(metric="accuracy", slice="algebra", value=0.5),

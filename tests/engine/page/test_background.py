@@ -1,4 +1,4 @@
-"""What takes longer than a page may: it is done in the background, once, and what fails there is said."""
+"""Work that takes too long for a page is done in the background, once, and its errors are shown."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CHANGED = [{"id": number, "word": "other" if number == 3 else f"word {number}"} 
 
 
 def ended() -> None:
-    """Wait until nothing is done in the background."""
+    """Wait until no work is left in the background."""
     for thread in threading.enumerate():
         if thread.name == "background work":
             thread.join()
 
 
-def test_work_is_done_once_and_then_it_has_ended() -> None:
+def test_work_is_done_once() -> None:
     background, may_end, done = Background(), threading.Event(), []
 
     def work() -> None:
@@ -38,7 +38,7 @@ def test_work_is_done_once_and_then_it_has_ended() -> None:
     assert (background.has_done("key", work), done) == (True, [1])
 
 
-def test_what_work_raises_is_raised_once_and_then_it_begins_again() -> None:
+def test_an_error_in_the_work_is_raised_once_and_then_the_work_starts_again() -> None:
     background = Background()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Pages as a folder: closed in itself, under its limit, the same each time, and without anything of this machine."""
+"""Pages as a folder: self-contained, below its size limit, the same each time, and without anything about this machine."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_run_is_copied_with_all_that_it_read_and_made(registry: Registry) -> N
     row = file_of(ADDRESSES.row("demo/judged", 1, 4), "")
     found = pages(done.folder)
     assert "Answer 4. Because." in found[row].text
-    assert "First I think." in found[row].text  # what the teacher thought
+    assert "First I think." in found[row].text  # the teacher's reasoning
     model = file_of(ADDRESSES.version("demo/sft", 1), "")
     assert model in {leads_to(row, attributes.get("href", "")) for tag, attributes in found[row].tags if tag == "a"}
     assert "Resolved settings" in found[model].text
@@ -132,7 +132,7 @@ def test_tables_are_there_in_the_order_of_each_column_page_by_page(registry: Reg
 
 
 @pytest.mark.parametrize("limit", [1_000_000, 1_300_000, 1_800_000])
-def test_the_limit_holds_and_is_said_on_every_page(registry: Registry, limit: int) -> None:
+def test_the_limit_holds_and_every_page_states_it(registry: Registry, limit: int) -> None:
     long_rows(registry, 120)
     done = bundle(registry, "demo/rows", limit=limit)
     assert sum(map(len, files(done.folder).values())) <= limit
@@ -151,7 +151,7 @@ def test_the_limit_holds_and_is_said_on_every_page(registry: Registry, limit: in
     assert json.loads((done.folder / "bundle.json").read_text())["rows"] == {"demo/rows@1": [taken, 120]}
 
 
-def test_it_says_how_far_it_is(registry: Registry) -> None:
+def test_progress_is_reported(registry: Registry) -> None:
     long_rows(registry, 60)
     said: list[tuple[int, int]] = []
     write_bundle(registry, "demo/rows", Path("bundle"), limit=LIMIT, most=55, advanced=lambda *now: said.append(now))
@@ -218,7 +218,7 @@ def test_pictures_are_those_that_live_pages_show_and_links_of_rows_lead_nowhere(
     assert "a link" in laid_out.text
 
 
-def test_nothing_tells_of_this_machine(registry: Registry) -> None:
+def test_a_bundle_reveals_nothing_about_this_machine(registry: Registry) -> None:
     run = registry.catalog.begin_run("demo", {"params": {}, "file": "demo.yaml"})
     commit(registry, run, "rows", [{"text": "a"}])
     (registry.catalog.runs.folder / f"{run}.log").write_text(f"reading {registry.root}\n")
@@ -323,7 +323,7 @@ def invoke(*words: str) -> tuple[int, str]:
     return done.exit_code, done.output + str(done.exception or "")
 
 
-def test_the_command_says_what_it_wrote(registry: Registry) -> None:
+def test_the_command_prints_what_it_wrote(registry: Registry) -> None:
     make_trained(registry)
     code, said = invoke("--bundle", "out", "demo/judged", "--rows", "3", "--max-size", "2.5MB")
     assert code == 0, said

@@ -103,7 +103,7 @@ def test_hostile_rows_and_names_run_nothing(crafted: tuple[Path, str, str], brow
     page.on("dialog", lambda dialog: reader.said.append(dialog.message))
     files = sorted(done.folder.rglob("*.html"))
     values = [file for file in files if file.parent.name == "values"]
-    for file in [each for each in files if each not in values[1:]]:  # a million characters are text, or they are not
+    for file in [each for each in files if each not in values[1:]]:  # the others are pages of the same kind, and as long
         reader.open(str(file.relative_to(done.folder)))
         assert page.evaluate("getComputedStyle(document.querySelector('main')).paddingTop") != "0px"  # styles are loaded
     assert reader.said == []

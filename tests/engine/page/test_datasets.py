@@ -108,7 +108,7 @@ def test_a_condition_may_ask_the_lineage(shipped: Path, visit: Visit) -> None:
     assert numbers_of(get(visit(shipped), "/versions/judge-and-filter/judged@2", where=where)) == [0, 1, 2, 3]
 
 
-def test_an_unknown_column_to_sort_by_is_said(numbers: Registry, visit: Visit) -> None:
+def test_an_unknown_column_to_sort_by_is_reported(numbers: Registry, visit: Visit) -> None:
     answer = visit(numbers.root).get("/versions/numbers@1", params={"sort": 'n" desc --'})
     assert answer.status_code == 400
     assert "no column" in answer.text
@@ -359,7 +359,7 @@ def test_a_version_without_a_latest_is_found_by_its_name(registry: Registry, vis
     assert "failed" in get(client, "/")
 
 
-def test_a_query_error_is_one(numbers: Registry) -> None:
+def test_sorting_by_an_unknown_column_is_a_query_error(numbers: Registry) -> None:
     with Sessions(numbers.location).reader() as reader, pytest.raises(QueryError, match="no column"):
         rows_page(reader, reader.session.manifest("numbers", 1), Wanted(sort="x"))
 

@@ -24,7 +24,7 @@ from engine.page.rendering.filters import brief, number
         (float("-inf"), "-inf"),
     ],
 )
-def test_a_number(value: float | None, written: str) -> None:
+def test_numbers_are_written_for_people(value: float | None, written: str) -> None:
     assert number(value) == written
 
 

@@ -43,7 +43,7 @@ def test_an_empty_registry_says_how_to_begin(registry: Registry, visit: Visit) -
     assert r"&lt;b&gt;it&lt;/b&gt; failed\x1b[31m" in text
 
 
-def test_what_runs_is_followed_with_its_steps(registry: Registry, visit: Visit) -> None:
+def test_an_active_run_is_followed_with_its_steps(registry: Registry, visit: Visit) -> None:
     store(registry, "a", [{"n": 1}])
     run = registry.catalog.begin_run("busy", {})
     now = dt.datetime.now(dt.UTC)
@@ -78,7 +78,7 @@ def test_what_runs_is_followed_with_its_steps(registry: Registry, visit: Visit) 
     assert 'class="state running"' not in client.get("/live/runs").text
 
 
-def test_a_run_whose_process_died_is_not_said_to_run(registry: Registry, visit: Visit) -> None:
+def test_a_run_whose_process_died_is_not_shown_as_running(registry: Registry, visit: Visit) -> None:
     run = registry.catalog.begin_run("killed", {})
     registry.catalog.runs.release(run)  # as the system does when a process dies
     text = visit(registry.root).get("/").text

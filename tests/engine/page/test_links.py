@@ -72,7 +72,7 @@ def test_a_version_of_any_name_has_its_pages(name: str, registry: Registry, visi
     assert redirected.headers["location"] == links.version(name, made.version)
 
 
-def test_an_unknown_name_says_so_and_names_one_that_is_like_it(shipped: Path, visit: Visit) -> None:
+def test_an_unknown_name_gets_a_suggestion(shipped: Path, visit: Visit) -> None:
     client = visit(shipped)
     answer = client.get("/versions/distil/row")
     assert answer.status_code == 404

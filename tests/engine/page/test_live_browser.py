@@ -29,7 +29,7 @@ LONGEST_MS = 120_000
 
 
 def pipeline(server: ChatServer) -> str:
-    """Answers of a model; those that are too short are left out, and the model tells a story about each of the others."""
+    """A model's answers. Short ones are left out, and the model tells a story about each of the others."""
     return f"""\
 name: demo
 models: {{model: {server.model(price={"input": 1.0, "output": 10.0}, limits={"concurrency": ROWS})}}}
@@ -42,7 +42,7 @@ steps:
 
 
 class Gate:
-    """Holds answers back: of each step, only those about the first rows are given.
+    """Holds answers back: each step only gets those about its first rows.
 
     All requests have to be in flight at once: if there were fewer, the worker that is first could fill them with later rows.
     """
@@ -77,7 +77,7 @@ def test_a_run_is_watched_from_its_first_answers_to_its_end(
         command = [sys.executable, "-m", "engine.cli", "run", "p.yaml"]
         with Path("said.txt").open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
             try:
-                # The first page, which was opened before, lists the run, and then how far it is.
+                # The home page, which was opened before, lists the run and then shows its progress.
                 page.get_by_text(f"20 of {ROWS}").wait_for(timeout=LONGEST_MS)
                 page.get_by_text("2 pending steps").wait_for()
                 visited.picture("live-home")

@@ -40,13 +40,13 @@ def begin(client: TestClient, name: str = "Ann") -> None:
     assert send(client, "name", reviewer=name).status_code == 303
 
 
-def test_what_waits_is_listed(client: TestClient) -> None:
+def test_waiting_reviews_are_listed(client: TestClient) -> None:
     text = client.get("/reviews").text
     assert f'<a href="{PAGE}"><bdi>demo/step</bdi></a>' in text
     assert "5 more needed" in text
 
 
-def test_a_row_after_the_other(client: TestClient, registry: Registry) -> None:
+def test_rows_are_decided_one_after_another(client: TestClient, registry: Registry) -> None:
     found = ids(registry)
     assert "Who are you?" in client.get(PAGE).text
     assert 'class="asked"' not in client.get(PAGE).text
@@ -187,7 +187,7 @@ def test_the_page_of_a_row_says_who_decided(client: TestClient, registry: Regist
     decide(registry, ids(registry)[0], "edit", "Ann <b>", fields={"n": 3}, labels=["easy"], reason="off")
     text = client.get("/rows/0/demo/rows@1").text
     assert f'<a href="{PAGE}"><bdi>demo/step</bdi></a>: edit of <bdi>n</bdi> by <bdi>Ann &lt;b&gt;</bdi>' in text
-    # The session that rested between two requests shows what was decided meanwhile.
+    # The session was idle between two requests, and shows what was decided in the meantime.
     decide(registry, ids(registry)[0], "reject", "Ben")
     assert "by <bdi>Ben</bdi>" in client.get("/rows/0/demo/rows@1").text
     assert "Ben" in client.get("/sql", params={"q": "select reviewer from reviews"}).text
@@ -198,7 +198,7 @@ def test_the_page_of_a_run_leads_to_its_reviews(client: TestClient, registry: Re
     assert '<a href="/reviews">waiting for reviewers</a>' in client.get(f"/runs/{run_id}").text
 
 
-def test_a_review_that_is_not_there(client: TestClient) -> None:
+def test_an_unknown_review_is_not_found(client: TestClient) -> None:
     answer = client.get("/reviews/demo/stop")
     assert answer.status_code == 400
     assert "did you mean" in answer.text

@@ -1,4 +1,4 @@
-"""The page of a row: where it came from, what was asked for it, what it became, and what would go with it."""
+"""The page of a row: its sources, its calls, what was made from it, and what would be removed with it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_more_rows_than_are_shown_are_counted(registry: Registry) -> None:
     assert (len(judged.rows), judged.others) == (4, 17)
 
 
-def test_a_row_that_does_not_exist_is_told(registry: Registry, visit: Visit) -> None:
+def test_a_row_that_does_not_exist_is_reported(registry: Registry, visit: Visit) -> None:
     make_trained(registry)
     with reading(registry) as reader:
         for target, row, told in (
@@ -118,7 +118,7 @@ def test_a_row_that_does_not_exist_is_told(registry: Registry, visit: Visit) -> 
     assert "has no row 99" in page.text
 
 
-def test_lost_objects_are_told_and_the_rest_is_shown(registry: Registry, visit: Visit) -> None:
+def test_lost_objects_are_reported_and_the_rest_is_shown(registry: Registry, visit: Visit) -> None:
     make_trained(registry)
     for kind in ("lineage", "calls"):
         [side] = [each for each in registry.manifest("demo/answers", 1).side if each.kind == kind]

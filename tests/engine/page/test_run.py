@@ -1,4 +1,4 @@
-"""The page of a run: what each step did, why, what it cost, whether the run has ended or not."""
+"""The page of a run, active or ended: what each step did, why, and what it cost."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_an_old_run_without_times_or_graph_is_shown(registry: Registry, visit: V
     assert "Timeline" not in page.text
 
 
-def test_an_unknown_run_is_told(registry: Registry, visit: Visit) -> None:
+def test_an_unknown_run_is_reported(registry: Registry, visit: Visit) -> None:
     make_trained(registry)
     with reading(registry) as reader, pytest.raises(UnknownRunError, match="there is no run"):
         run_facts(reader, "20200101-000000-abcdef")

@@ -1,4 +1,4 @@
-"""The command: it prints the address, serves until it is interrupted, and says what is in its way."""
+"""The command prints the address, serves until it is interrupted, and explains why it cannot serve."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_page_is_served_at_the_address_that_is_printed_until_interrupted(shi
         assert "Traceback" not in process.stderr.read()
 
 
-def test_a_port_that_is_taken_is_said_with_what_to_do() -> None:
+def test_a_taken_port_is_reported_with_advice() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -46,13 +46,13 @@ def test_a_port_that_is_taken_is_said_with_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", ""])
-def test_an_address_that_this_machine_does_not_have_is_said(host: str) -> None:
+def test_an_address_that_this_machine_does_not_have_is_reported(host: str) -> None:
     with pytest.raises(EngineError):
         listening(host, 0)
 
 
 @pytest.mark.proof  # processes of their own
-def test_no_registry_and_no_packages_are_said(engine: Cli, workdir: Path) -> None:
+def test_a_missing_registry_and_missing_packages_are_reported(engine: Cli, workdir: Path) -> None:
     missing = engine("ui", "--port", "0")
     assert missing.returncode == 2
     assert "there is no registry" in missing.stderr

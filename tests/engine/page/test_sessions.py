@@ -44,7 +44,7 @@ def test_a_session_is_used_again_until_the_catalog_changes(registry: Registry) -
 
 
 def settle(registry: Registry) -> None:
-    """Let the catalog look as if it had been written a while ago."""
+    """Make the catalog look as if it had been written a while ago."""
     before = registry.catalog.file.stat()
     os.utime(registry.catalog.file, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))
 
@@ -119,7 +119,7 @@ def test_50_readers_read_whole_pages_while_others_commit(registry: Registry, vis
 
 @pytest.fixture
 def read_only(registry: Registry) -> Iterator[Path]:
-    """A registry that its reader cannot write. Root can write everything, so then somebody else reads it."""
+    """A registry that its reader cannot write to. Root can write everywhere, so if we are root, another user reads it."""
     store(registry, "a", [{"n": number} for number in range(3)])
     folder = Path(tempfile.mkdtemp(prefix="engine-tests-page-"))
     shutil.copytree(registry.root, folder / "registry")
@@ -164,7 +164,7 @@ def damaged(registry: Registry) -> TestClient:
     return client
 
 
-def test_a_damaged_object_is_said_with_what_to_do(registry: Registry) -> None:
+def test_a_damaged_object_is_reported_with_advice(registry: Registry) -> None:
     made = store(registry, "a", [{"n": 1}])
     path = registry.store.path(made.data[0].sha256)
     path.chmod(0o644)
@@ -177,7 +177,7 @@ def test_a_damaged_object_is_said_with_what_to_do(registry: Registry) -> None:
     assert damaged(registry).get("/").status_code == 200
 
 
-def test_a_damaged_manifest_is_said(registry: Registry) -> None:
+def test_a_damaged_manifest_is_reported(registry: Registry) -> None:
     made = store(registry, "a", [{"n": 1}])
     path = registry.root / "manifests" / f"{made.version_id}.json"
     path.chmod(0o644)

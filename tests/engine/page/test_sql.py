@@ -50,7 +50,7 @@ def test_a_long_result_is_cut_and_csv_has_all_of_it(registry: Registry, visit: V
         "select '\ud800'",
     ],
 )
-def test_what_may_not_run_is_said_beside_the_query(shipped: Path, visit: Visit, query: str) -> None:
+def test_a_refused_query_is_explained_beside_it(shipped: Path, visit: Visit, query: str) -> None:
     client = visit(shipped)
     for how in ("", "csv"):
         answer = client.get("/sql", params={"q": query.encode(errors="surrogatepass"), "as": how})

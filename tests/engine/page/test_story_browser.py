@@ -121,7 +121,7 @@ def test_a_run_is_followed_while_it_lasts(registry: Registry, serve: Serve, brow
         write_live(folder, run_id, (step.model_copy(update={"done": 80}),))
         steps.get_by_text("80 of 100").wait_for()
         assert steps.evaluate("each => each.scrollLeft") == 60
-        # What is being selected is not pulled away; everything else goes on.
+        # A part with a selection is not updated; everything else is.
         page.evaluate("getSelection().selectAllChildren(document.querySelector('#steps'))")
         write_live(folder, run_id, (step.model_copy(update={"done": 90}),))
         page.locator(".graph").get_by_text("90 of 100").wait_for()

@@ -1,4 +1,4 @@
-"""Rows in the order of texts, found without ordering the others: the same as by ordering all of them."""
+"""Rows in the order of their texts, found without sorting all of them: the result is the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.page.facts.datasets import text_order
 from engine.page.facts.datasets.text_order import TextOrder
 
 PIECES = ("a", "b", "\0", "é", "\U0001f600", "ab" * 5, "word word ")
-"""Texts of these end, differ and go on at every place of a word of eight bytes."""
+"""Texts made of these end, differ and continue at every place of a word of eight bytes."""
 
 
 def drawn(draw: random.Random) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""Walks pages in a browser: what a page says on its console, whether it fits, what axe finds; and takes pictures."""
+"""Visits pages in a browser: records what they print on the console, whether they fit, and what axe finds; takes pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDE, NARROW, TALLEST = 1280, 360, 20_000
 
 @dataclass
 class Visited:
-    """A page, and what it said on its console, asked of other servers, and threw."""
+    """A page, with its console output, its requests to other servers, and its errors."""
 
     page: Page
     base: str
@@ -31,7 +31,7 @@ class Visited:
         return self.page
 
     def sticks_out(self) -> list[str]:
-        """What is wider than the window, other than inside something that scrolls."""
+        """Elements that are wider than the window and not inside something that scrolls."""
         script = """() => document.documentElement.scrollWidth <= document.documentElement.clientWidth ? [] :
             [...document.querySelectorAll('body *')]
                 .filter((each) => each.scrollWidth > each.clientWidth + 1 && each.clientWidth > 0 && getComputedStyle(each).overflowX === 'visible'
@@ -56,7 +56,7 @@ def drawn(page: Page) -> None:
 
 
 def findings(page: Page) -> list[str]:
-    """What axe finds on a page that is serious or critical."""
+    """The serious and critical findings of axe on a page."""
     from axe_playwright_python.sync_playwright import Axe
 
     found: dict[str, Any] = Axe().run(page).response

@@ -1,4 +1,4 @@
-"""A pipeline whose packages are not installed: the check names them, where they are needed, and how to install them."""
+"""If packages are missing, the check says which, where they are needed, and how to install them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = '{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant
 
 
 def modules(requirements: list[str]) -> set[str]:
-    """The modules of requirements, with those of the extras of this distribution that they name."""
+    """The modules of requirements, including those of the extras that they name."""
     found = set()
     for requirement in requirements:
         if inner := re.fullmatch(r"posttrain-engine\[(.*)\]", requirement):

@@ -35,7 +35,7 @@ async def ask_all(one: ChatModel, number: int) -> list[Any]:
     return [(await asyncio.gather(one.chat(f"q {place}"), return_exceptions=True))[0] for place in range(number)]
 
 
-# -- what concerns every request -------------------------------------------------------------------------------------
+# -- failures that every request would have -------------------------------------------------------------------------------------
 
 
 async def test_equal_refusals_without_any_answer_stop_the_step(model: Make, chat_server: ChatServer) -> None:
@@ -76,7 +76,7 @@ async def test_a_host_that_does_not_exist_stops_at_once(model: Make) -> None:
     assert one._model._gate.spent.calls == 1
 
 
-# -- what a server breaks down over ----------------------------------------------------------------------------------
+# -- features that make a server fail ----------------------------------------------------------------------------------
 
 
 async def test_a_response_format_that_is_answered_with_500_is_no_longer_used(model: Make, chat_server: ChatServer) -> None:

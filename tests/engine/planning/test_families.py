@@ -42,7 +42,7 @@ def test_rows_of_the_same_source_row_are_one_group_whatever_their_path(registry:
         ("DE!", 2),
         ("X!", 3),
     ]
-    # A seed beside what was made of it, in either order.
+    # A seed together with the rows made from it, in either order.
     mixed = dict(of(registry, "demo/words@1", "demo/split.long@1"))
     assert mixed["abc"] == mixed["a"] == mixed["b"] == 0
     assert mixed["fgh"] == mixed["h"] != mixed["de"]

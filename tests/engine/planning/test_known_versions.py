@@ -1,4 +1,4 @@
-"""The versions of all steps are looked up at once. What other processes commit or remove afterwards is found all the same."""
+"""The versions of all steps are looked up at once. Later commits and removals by other processes are still noticed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pipeline(registry: Registry) -> Pipeline:
 
 @pytest.fixture
 def look_ups(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The queries of look-ups."""
+    """The queries that look up versions."""
     found: list[str] = []
     look_up = registry.catalog.look_up
 

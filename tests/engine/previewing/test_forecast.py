@@ -1,4 +1,4 @@
-"""A forecast says what a run will take, with an interval that contains the truth about four times of five."""
+"""A forecast says what a run will take, with an interval that contains the truth about four times out of five."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_the_interval_contains_the_truth_about_four_times_of_five(rows: int, kin
         amount = population.amount(list(sample), 0.0, again=False, survival=1.0)
         low, high = interval(amount, rows)[1:]
         inside += low - 1e-6 <= others.sum() <= high + 1e-6
-    # With ten rows, most samples of long tails have no long one, and a third of those of a tenth have none at all.
+    # Of ten rows with long tails, most samples contain no long one; if a tenth survives, a third of the samples have no survivor.
     least = {("long tails", 10): 0.6, ("a tenth survives", 10): 0.5}.get((kind, rows), 0.72)
     assert inside / 200 >= least
     assert kind == "all the same" or inside / 200 <= 0.95
 
 
-def test_what_was_seen_completely_is_certain() -> None:
+def test_an_amount_that_was_seen_completely_is_certain() -> None:
     population = Population([Sampled("words", 3, 3)], np.random.default_rng(0))
     assert interval(population.amount([1.0, 2.0, 3.0], 0.0, again=False, survival=1.0), 3) == (0, 0, 0)
 
@@ -72,7 +72,7 @@ def foreseen(text: str, registry: Registry) -> tuple[Pipeline, Forecast | None]:
 
 
 def step(found: Forecast | None, name: str) -> StepForecast:
-    """One of a forecast."""
+    """A step of a forecast."""
     assert found
     return next(each for each in found.steps if each.name == name)
 
@@ -89,7 +89,7 @@ def test_a_plan_shows_what_the_preview_has_shown(registry: Registry, chat_server
     many(200)
     dearer = text.replace('"output": 2.0', '"output": 20.0')
     assert step(foreseen(dearer, registry)[1], "a").cost_usd == pytest.approx((380 * (10 + 20 * 5) / 1e6,) * 3)
-    # A prompt that changes makes it worthless.
+    # A changed prompt invalidates it.
     assert foreseen(text.replace("op: ask,", "op: ask, with: {prompt: Cry},"), registry)[1] is None
 
 
@@ -149,7 +149,7 @@ def test_earlier_versions_show_what_no_preview_has(registry: Registry, chat_serv
     assert calls.expected == pytest.approx(60 * 2 / 4)  # the same three letters four times
 
 
-def test_a_damaged_file_is_as_if_there_were_none(registry: Registry, chat_server: ChatServer) -> None:
+def test_a_damaged_file_is_ignored(registry: Registry, chat_server: ChatServer) -> None:
     many(30)
     text = pipeline("a: {op: ask_once, in: words}", chat_server.model())
     preview_text(text, registry, rows=5)

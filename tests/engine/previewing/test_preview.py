@@ -38,7 +38,7 @@ def preview_text(text: str, registry: Registry, rows: int = 10, step: str = "") 
 
 
 def steps_of(made: Preview) -> dict[str, PreviewStep]:
-    """By name."""
+    """The steps by name."""
     return {each.name: each for each in made.steps}
 
 
@@ -190,7 +190,7 @@ def test_a_budget_counts_as_in_a_run(registry: Registry, chat_server: ChatServer
     assert made.state == "failed"
     assert "max_calls" in (made.error or "")
     assert len(chat_server.requests) == 4
-    # What was paid for is used.
+    # Paid answers are used.
     preview_text(pipeline("a: {op: ask_once, in: words}", chat_server.model()), registry)
     assert len(chat_server.requests) == 10
 

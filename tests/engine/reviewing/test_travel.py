@@ -1,4 +1,4 @@
-"""Decisions go out to files and come in again: whole, or with every mistake named and nothing stored."""
+"""Decisions are exported to files and imported again: all of them, or none, with every mistake named."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_review_without_a_browser(registry: Registry, waiting: str) -> None:
     assert made(registry, "n") == [(0,), (2,), (4,), (7,)]
     [summary] = json.loads(command("ls", "--json"))
     assert (summary["review"], summary["missing"], summary["decisions"]) == (REVIEW, 0, 5)
-    # What was exported is what comes in, also in a copy of the registry.
+    # The exported decisions can be imported, also into a copy of the registry.
     command("export", REVIEW, "all.jsonl")
     before = registry.reviews.decisions()
     for path in (registry.root / "reviews").rglob("*.json"):

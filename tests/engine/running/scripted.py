@@ -1,4 +1,4 @@
-"""An executor of tests that decides which partition finishes next, which ones fail, and when everything is killed."""
+"""An executor for tests, which decides which partition finishes next, which ones fail, and when everything is killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class KilledError(BaseException):
 
 
 class NoServers:
-    """The part of an executor that starts servers of models: there are none."""
+    """The part of an executor that starts model servers, for tests without any."""
 
     lacks_room = False
 
@@ -40,10 +40,10 @@ class Scripted(NoServers):
     """See engine.execution.executor.Executor. A partition runs when it is chosen, in this thread.
 
     Args:
-        choose: gets the number of partitions that could finish next; returns the index of one, or None for none yet.
-        fate: called before each partition; may raise KilledError, or return a message with which it fails.
-        room: partitions of a step in progress.
-        busy: called when a step asks for workers; whether others have them.
+        choose: chooses one of so many partitions that could finish next, by its index; None: none finishes yet.
+        fate: is called before each partition. It may raise KilledError, or return a message with which the partition fails.
+        room: the maximum number of partitions of a step in progress.
+        busy: whether others use the workers that a step asks for.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""In whatever order partitions finish, fail or are killed: the versions, their lineage, rejects and metrics are those of a run that
+"""In whatever order partitions finish, fail or are killed, the versions, their lineage, rejects and metrics are those of a run that
 takes one step after another.
 """
 
@@ -22,7 +22,7 @@ from tests.engine.running.scripted import KilledError, Scripted
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "cd", "efg", "skip", "bad", "hijk", "l", "mn"]), min_size=1, max_size=40)
 
-# Operators by what they do to the stream: row by row, with rejects and two outputs, in batches, with a whole input beside.
+# Operators of several kinds: row by row, with rejects and two outputs, in batches, with an additional whole input.
 ROW, SPLIT, BATCH, WHOLE, LOOKUP, MIXED = "shout", "by_length", "ordered", "distinct", "draw", "paired"
 
 
@@ -53,7 +53,7 @@ def _small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def everything(registry: Registry) -> dict[str, Any]:
-    """What can be asked about the newest versions, without the numbers of versions and runs."""
+    """All facts about the newest versions, without the numbers of versions and runs."""
     newest = "version = (select max(version) from versions as v where v.name = {0}.name)"
     return {
         "versions": ask(
@@ -70,7 +70,7 @@ def everything(registry: Registry) -> dict[str, Any]:
 
 
 def one_after_another(text: str, steps: list[str], folder: Path) -> dict[str, Any]:
-    """What the same pipeline makes when each step is run alone, after those before it, with all its partitions in order."""
+    """The results if each step runs alone, after those before it, with its partitions in order."""
     registry = Registry(folder)
     for step in steps:
         assert run_text(text, registry, select=step, cluster=Scripted(lambda count: 0)).state == "succeeded"
@@ -80,21 +80,23 @@ def one_after_another(text: str, steps: list[str], folder: Path) -> dict[str, An
 
 
 def draws(examples: int) -> Any:
-    """Draw pipelines and orders. A failure is not made smaller: that takes longer than to look at it."""
+    """Draw pipelines and orders. Failing examples are not shrunk, because that takes longer than looking at them."""
     phases = [Phase.explicit, Phase.reuse, Phase.generate]
     drawn = settings(max_examples=examples, suppress_health_check=list(HealthCheck), phases=phases)
     return lambda test: drawn(given(steps=graphs(), texts=TEXTS, data=st.data())(test))
 
 
 @draws(10)
-def test_order_decides_nothing(workdir: Path, steps: dict[str, Any], texts: list[str], data: st.DataObject) -> None:
+def test_results_do_not_depend_on_the_order(
+    workdir: Path, steps: dict[str, Any], texts: list[str], data: st.DataObject
+) -> None:
     check_order(workdir, steps, texts, data)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @draws(400)
-def test_order_decides_nothing_in_many_pipelines(
+def test_results_do_not_depend_on_the_order_in_many_pipelines(
     workdir: Path, steps: dict[str, Any], texts: list[str], data: st.DataObject
 ) -> None:
     check_order(workdir, steps, texts, data)

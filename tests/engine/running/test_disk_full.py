@@ -47,7 +47,7 @@ def test_a_run_continues_when_there_is_room_again(small_disk: Path, chat_server:
     ballast.unlink()
     assert run_text(text, registry).state == "succeeded"
     assert ask(registry, 'select count(*), min(length(text)) from "demo/said"') == [(ROWS, 10 * KIB)]
-    # Nothing is sent that there is no room for: what was answered is not asked again.
+    # No request is sent if there is no room for its answer, so no answer is requested twice.
     assert len(chat_server.requests) == ROWS
 
 
@@ -81,7 +81,7 @@ def test_answers_in_flight_when_the_disk_fills_up_are_kept(small_disk: Path, cha
 def test_a_journal_on_a_full_disk_is_not_reported_as_damaged(small_disk: Path) -> None:
     folder = small_disk / "journal"
     subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(folder)], check=False)
-    (folder / "answers.sqlite-shm").unlink()  # as after a restart of the machine: SQLite makes it anew, and needs room
+    (folder / "answers.sqlite-shm").unlink()  # as after a restart of the machine: SQLite makes a new one, and needs room for it
     ballast = fill(small_disk, 0)
     [found] = damages(folder / "answers.sqlite", deep=True)
     assert found.what.startswith("cannot be checked")

@@ -18,7 +18,7 @@ def heartbeats(registry: Registry) -> list[Path]:
     return sorted(registry.receipts.glob("*/*.heartbeat*"))
 
 
-def test_what_a_crashed_run_left_is_removed_and_that_of_a_run_under_way_stays(registry: Registry) -> None:
+def test_files_of_a_crashed_run_are_removed_and_those_of_an_active_run_stay(registry: Registry) -> None:
     words("a")
     assert run_text(PIPELINE, registry, cluster=Scripted(lambda count: 0)).state == "succeeded"
     assert heartbeats(registry) == []

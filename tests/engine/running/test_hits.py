@@ -1,4 +1,4 @@
-"""Steps that use existing outputs are recorded together: in order, before whatever the run commits next, and before it ends."""
+"""Steps that use existing outputs are recorded together, in order, before the next commit of the run and before its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BAD = "by_length, in: bad, max_reject_ratio: 0"
 
 @pytest.fixture
 def intents(monkeypatch: pytest.MonkeyPatch) -> list[Intent]:
-    """The changes of a registry: each has an intent."""
+    """The changes to a registry, each of which has an intent."""
     found: list[Intent] = []
     write = IntentFile.write
 

@@ -1,4 +1,4 @@
-"""The dollars of a run's summary are those of the servers' own invoice: with caches, reasoning, retries, samples, batches."""
+"""The dollars in a run's summary are those on the server's invoice, with caches, reasoning, retries, samples and batches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Ledger:
-    """What a server bills, in US dollars, and how its answers end; each list is gone through again and again."""
+    """What a server bills, in US dollars, and how its answers end. Each list is repeated without end."""
 
     ends: list[str]
     factor: float = 1.0
@@ -58,7 +58,7 @@ class Ledger:
 
 
 def openai(ledger: Ledger, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """A status and a body in OpenAI's manner, on the ledger."""
+    """A status and a body as OpenAI sends them, entered in the ledger."""
     number, end = ledger.next()
     if end in ("429", "500", "400"):
         return int(end), {"error": {"message": "scripted"}}
@@ -87,7 +87,7 @@ def openai(ledger: Ledger, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def anthropic(ledger: Ledger, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """The same in Anthropic's manner."""
+    """The same as Anthropic sends them."""
     number, end = ledger.next()
     if end in ("429", "500", "400"):
         return int(end), {"error": {"message": "scripted"}}

@@ -65,7 +65,7 @@ def test_a_receipt_is_removed_when_its_partition_is_claimed(
     assert receipts.read("a") is None
 
 
-def test_what_another_run_has_made_again_is_not_made_once_more(
+def test_a_partition_that_another_run_has_recomputed_is_not_run_again(
     registry: Registry, receipts: Receipts, mine: Claims, other: Claims
 ) -> None:
     receipts.write(receipt(registry, "a"))

@@ -1,4 +1,4 @@
-"""A run records what it is going to do, why each step runs, which models it asks, and what it is doing meanwhile."""
+"""A run records its plan, why each step runs, which models it asks, and its progress."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_run_says_what_it_is_doing_until_it_has_ended(
     assert not list(registry.catalog.runs.folder.glob("*.live.json"))
 
 
-def test_what_is_not_the_file_of_a_run_is_ignored(tmp_path: Path) -> None:
+def test_a_file_that_is_not_of_a_run_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "r1.live.json").write_text('{"at": "yesterday"}')
     (tmp_path / "r2.live.json").symlink_to("/etc/hostname")
     assert read_live(tmp_path, "r1") is None

@@ -97,7 +97,7 @@ def test_only_steps_affected_by_a_change_run_again(registry: Registry) -> None:
     words("a", "b")
     steps = 'cut: {op: by_length, in: words, with: {at: 5}}, loud: {op: shout, in: cut.short, with: {mark: "?"}}'
     run_text(pipeline(steps), registry)
-    # Another threshold gives the same rows: the step runs, what follows does not.
+    # Another threshold gives the same rows: the step runs, but later steps do not.
     assert outcomes(run_text(pipeline(steps.replace("at: 5", "at: 6")), registry)) == {"cut": "ran", "loud": "hit"}
     assert outcomes(run_text(pipeline(steps.replace('"?"', '"."')), registry)) == {"cut": "hit", "loud": "ran"}
     assert texts(registry, "demo/loud") == ["A.", "B."]
@@ -133,7 +133,7 @@ def test_draws_depend_on_the_rows_content_and_not_on_its_position(registry: Regi
     first = set(texts(registry, "demo/drawn"))
     words("d", "c", "b", "a")
     run_text(pipeline(steps), registry)
-    # Each word draws the same place of the table, which was turned round.
+    # Each word draws the same position of the table, whose rows are now in reverse order.
     turned = dict(zip("abcd", "dcba", strict=True))
     assert {f"{text[0]} {turned[text[2]]}" for text in texts(registry, "demo/drawn")} == first
 

@@ -1,4 +1,4 @@
-"""What a run does with several steps under way: failures, rejects, resources, other runs, models that steps share."""
+"""A run with several steps at once: failures, rejects, resources, other runs, models that steps share."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_rows_that_are_streamed_and_taken_whole_are_waited_for(registry: Registr
 
 
 class Returning(Scripted):
-    """Returns the first partitions as if their worker had been stopped."""
+    """Returns the first partitions unfinished, as if their worker had been stopped."""
 
     returned = 2
 
@@ -149,7 +149,7 @@ def test_a_failure_stops_what_depends_on_it_and_keeps_the_rest(registry: Registr
     assert outcomes(again)["bad"] == outcomes(again)["after"] == outcomes(again)["other"] == "resumed"
 
 
-def test_several_failures_are_all_told(registry: Registry) -> None:
+def test_several_failures_are_all_reported(registry: Registry) -> None:
     words("boom", "fine")
     text = pipeline("one: {op: broken, in: words}, two: {op: broken, in: rest}")
     text = text.replace("words: {", "rest: {type: Word, path: rest.jsonl}, words: {")
@@ -272,7 +272,7 @@ def test_steps_share_the_limits_of_a_model(registry: Registry, chat_server: Chat
 
 
 def test_equal_requests_of_two_steps_are_sent_once(registry: Registry, chat_server: ChatServer) -> None:
-    """Each step has a client of its own; the limits, which they share, let equal requests wait for each other."""
+    """Each step has its own client. The limits, which are shared, make equal requests wait for each other."""
     words(*[f"w{number}" for number in range(12)])
     chat_server.latency, chat_server.answer = 0.05, lambda prompt, seen: "7"
     steps = "one: {op: ask_once, in: words}, two: {op: ask_number, in: words}"

@@ -46,7 +46,7 @@ def test_a_step_uses_the_model_that_another_step_trained(registry: Registry, tin
     assert ("demo/asked", 1, "demo/sft", 1) in ask(registry, "select child, child_version, parent, parent_version from lineage")
     assert outcomes(run_text(json.dumps(document), registry)) == {"sft": "hit", "asked": "hit"}
 
-    # Another model: its answers are asked for again. --select brings the step that trains it along.
+    # Another model, so its answers are requested again. --select includes the step that trains it.
     again = run_text(json.dumps(pipeline(tiny_model, rate=0.01)), registry, select="asked")
     assert outcomes(again) == {"sft": "ran", "asked": "ran"}
     assert ("demo/asked", 2, "demo/sft", 2) in ask(registry, "select child, child_version, parent, parent_version from lineage")

@@ -1,4 +1,4 @@
-"""A server that takes in adapters while it runs: from the engine that started it, and from nobody else."""
+"""A server that loads adapters while it runs, for the engine that started it and for nobody else."""
 
 from __future__ import annotations
 

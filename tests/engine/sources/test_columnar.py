@@ -1,4 +1,4 @@
-"""Rows that are typed by column are those that are typed one by one."""
+"""Rows that are typed by column equal those that are typed one by one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def one_by_one(batch: pa.Table, record: type[Record]) -> pa.Table:
 
 
 def values(kind: pa.DataType, *numbers: int | None) -> pa.Array:
-    """Numbers as what their bits are in another type."""
+    """The bits of numbers, read as another type."""
     return pa.array(numbers, pa.int64() if kind.bit_width == 64 else pa.int32()).view(kind)
 
 

@@ -60,7 +60,7 @@ def test_excluded_rows_are_left_out_of_sources_steps_and_whole_inputs(registry: 
     record = result.steps[-1].record
     assert (record.rows_in, record.rows_out, record.filtered) == (6, 3, 3)
 
-    # An operator on whole inputs has no output left, because none of its rows has any.
+    # The operator on whole inputs yields nothing, because none of its rows is left.
     exclude(registry, "demo/once@1", 0, 1, 2, 3, 4)
     record = run_text(with_list, registry).steps[-1].record
     assert (record.rows_in, record.rows_out, record.filtered) == (6, 0, 6)

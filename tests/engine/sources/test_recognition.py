@@ -1,4 +1,4 @@
-"""The format of a dataset's rows is recognised, named or refused; what it is is part of what the source is."""
+"""The format of a dataset's rows is recognised, named or refused, and is part of the source's identity."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLAIN = {"question": "1 + 1?", "answer": "2"}
 
 
 @pytest.fixture(autouse=True)
-def _stand(workdir: Path) -> None:
+def _empty_folder(workdir: Path) -> None:
     """Each test runs in an empty folder."""
 
 

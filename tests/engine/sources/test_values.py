@@ -19,7 +19,7 @@ from registry import Record, Registry
 
 
 @pytest.fixture(autouse=True)
-def _stand(workdir: Path) -> None:
+def _empty_folder(workdir: Path) -> None:
     """Each test runs in an empty folder."""
 
 

@@ -85,7 +85,7 @@ def whole(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with closing(Journal(registry.journal)) as journal, closing(sqlite3.connect(journal.file)) as other:
         keep_answers(journal, range(50))
         assert other.execute("pragma wal_checkpoint(truncate)").fetchone() == (0, 0, 0)
-        # These answers are in SQLite's log only, until somebody closes it.
+        # Until the journal is closed, these answers are only in SQLite's log.
         keep_answers(journal, range(50, 60))
         shutil.copytree(registry.root, folder / "kept", ignore=shutil.ignore_patterns("*-shm"))
     return folder / "kept"
@@ -103,7 +103,7 @@ def keep_answers(journal: Journal, numbers: range) -> None:
 
 
 def add_models(registry: Registry) -> VersionRef:
-    """A model that saw rows of demo/cut.long, and a later one that is forgotten: its number and its objects stay."""
+    """A model that saw rows of demo/cut.long, and a later version that is removed, whose number and objects remain."""
     parent = registry.manifest("demo/cut.long", 1)
     run = registry.catalog.begin_run("train", {})
     made = []
@@ -301,7 +301,7 @@ def examine(whole: Path, scratch: Path, flips: Sequence[Flip]) -> list[Outcome]:
 
 
 def is_asked_again(name: str, readings: Any) -> bool:
-    """Whether a reading finds nothing, so that part of a step runs again, or a server or model is asked again."""
+    """Whether nothing was found, so that part of a step runs again, or a server or model is asked again."""
     return (name.startswith("receipt ") and readings is None) or (name.startswith(("answer ", "note ")) and readings == {})
 
 
@@ -309,7 +309,7 @@ def is_asked_again(name: str, readings: Any) -> bool:
 @pytest.mark.parametrize("count", [24, pytest.param(600, marks=pytest.mark.soak)])
 def test_every_flipped_bit_is_reported_or_harmless(whole: Path, tmp_path: Path, count: int) -> None:
     chosen = list(flips(whole, count, seed=count))
-    # What DuckDB and SQLite do with damaged files is theirs: should one of them crash, it is another process that does.
+    # DuckDB or SQLite may crash on a damaged file, so they read it in another process.
     theirs = [flip for flip in chosen if flip.kind in ("answers", "last answers", "catalog")]
     ours = [flip for flip in chosen if flip not in theirs]
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:

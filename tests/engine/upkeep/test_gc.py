@@ -351,7 +351,9 @@ def _read(root: Path, done: Any) -> None:
 def _collect(root: Path, done: Any, counted: Any) -> None:
     registry = Registry(root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gc, "_CLOCK_SKEW", dt.timedelta(seconds=0.05))  # else, nothing of the last minute goes while a run lives
+        patch.setattr(
+            gc, "_CLOCK_SKEW", dt.timedelta(seconds=0.05)
+        )  # otherwise, nothing from the last minute is removed during a run
         while not done.wait(0.02):
             found = collect(registry, NOW)
             counted.value += len(found.versions) if found.live_since else 0

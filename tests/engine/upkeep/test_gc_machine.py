@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 @contextmanager
 def killed_after(passings: int) -> Iterator[list[str]]:
-    """Die at this fault point, or at the end of the block; return the names of the points that were passed."""
+    """Die at this fault point, or at the end of the block; return the names of the fault points that were passed."""
     passed: list[str] = []
 
     def point(name: str) -> None:
@@ -188,7 +188,7 @@ class Machine(RuleBasedStateMachine):
         with killed_after(chance.randint(1, 12)):
             collect(self.registry, grace)
         self.registry = Registry(self.registry.root)
-        # Each of what may go has gone or is whole; the invariant sees to the rest.
+        # Everything that may be removed is gone or whole; the invariant checks the rest.
         left = {path.stem for path in (self.registry.root / "manifests").glob("*.json")}
         for ref in versions:
             if self.versions[ref].made.version_id not in left:

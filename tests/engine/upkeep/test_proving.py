@@ -50,7 +50,7 @@ def command(registry: Registry, monkeypatch: pytest.MonkeyPatch, *arguments: str
     return CliRunner().invoke(app, ["--registry", str(registry.root), "fsck", *arguments], catch_exceptions=False)
 
 
-# -- what the engine adds ---------------------------------------------------------------------------------------------
+# -- the engine's own files ---------------------------------------------------------------------------------------------
 
 
 def test_receipts_and_answers_are_checked(whole: Registry) -> None:
@@ -105,7 +105,7 @@ def test_a_restarted_log_is_not_damaged(whole: Registry) -> None:
     with closing(Journal(whole.journal)) as journal, closing(sqlite3.connect(journal.file)) as other:
         other.execute("pragma wal_checkpoint(restart)")
         asyncio.run(journal.put("one more", Completion(text="answer")))
-        # Behind the new frames are those of the round before.
+        # After the new frames come those of the previous round.
         assert fsck(whole, deep=True).errors == []
 
 
@@ -142,7 +142,7 @@ def test_the_command_fails_if_something_is_damaged(whole: Registry, monkeypatch:
     assert document["notes"] == []
 
 
-# -- what it advises --------------------------------------------------------------------------------------------------
+# -- its advice --------------------------------------------------------------------------------------------------
 
 PIPELINE = """
 name: demo

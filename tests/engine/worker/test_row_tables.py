@@ -1,4 +1,4 @@
-"""Rows that a batch operator returned are checked by column only where that says what checking each row would."""
+"""Rows that a batch operator returned are checked by column only where the result is the same as for each row."""
 
 from __future__ import annotations
 

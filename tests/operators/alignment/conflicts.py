@@ -1,4 +1,4 @@
-"""Questions about made-up lands with poisoned contexts, and a server that plays the models that answer and judge them."""
+"""Questions about made-up lands with poisoned contexts, and a server that answers as their policy and judge."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ def run_steps(
     """Run a pipeline.
 
     Args:
-        datasets: name -> record type; the rows are in `<name>.jsonl`.
-        steps: as they stand in YAML.
-        roles: the models it has.
-        how: for `run_text`.
+        datasets: record types by dataset name; the rows are in `<name>.jsonl`.
+        steps: the steps, as in YAML.
+        roles: the names of its models.
+        how: further arguments of `run_text`.
     """
     document = {
         "name": "demo",

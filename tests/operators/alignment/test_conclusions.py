@@ -1,4 +1,4 @@
-"""Which of two answers a text gives, by whole words, the last mention or a stated answer; and PoisonedRAG's own count."""
+"""Which of two answers a text gives, by whole words, the last mention or a stated answer; and how PoisonedRAG counts."""
 
 from __future__ import annotations
 

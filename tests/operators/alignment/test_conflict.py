@@ -26,7 +26,7 @@ def metrics_of(registry: Registry) -> dict[tuple[str, str], float]:
 
 
 def student(conversation: list[dict[str, str]]) -> Any:
-    """Each land is right or wrong in another way."""
+    """For each land, right or wrong in a different way."""
     land = land_of(conversation)
     answers: dict[int, Any] = {
         0: f"It is {correct(0)}.",
@@ -71,10 +71,10 @@ def test_attacks_are_counted_both_ways_and_by_cell(registry: Registry, chat_serv
 
     assert {request["temperature"] for request in chat_server.requests if request["model"] == "student"} == {0}
     assert "Aville0" not in asked(chat_server, "student")[0][0]["content"]
-    # What the judge's verdict on cannot be read is a reject, and never "incorrect".
+    # A response whose verdict cannot be read is a reject, and never "incorrect".
     [(row, reason)] = ask(registry, "select parent_row, reason from rejects")
     assert (row, reason.partition(",")[0]) == (len(cases), "the answer is not a valid Judgement")
-    # The empty answer is no case for the judge.
+    # The judge is not asked about an empty answer.
     assert not [conversation for conversation in asked(chat_server, "judge") if "<response>\n\n" in conversation[0]["content"]]
     assert ask(registry, "select distinct role from llm_calls where row = 0 order by 1") == [("judge",), ("student",)]
 

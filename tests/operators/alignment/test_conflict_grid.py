@@ -149,7 +149,7 @@ def test_facts_match_by_id_before_question_and_equal_passages_count_once(registr
         (0, ["It is Paris.", "Paris!"]),
         (1, ["It is Lyon.", "It is Paris.", "Paris!"]),
     ]
-    # What the item has itself is not credited to the file of facts.
+    # A passage that the item itself has is not credited to the file of facts.
     assert ask(registry, "select distinct parent_row from row_lineage where parent = 'demo/facts'") == [(2,)]
 
 

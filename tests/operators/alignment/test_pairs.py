@@ -135,7 +135,7 @@ def test_rows_have_the_requested_shares_balance_and_prompts(registry: Registry, 
     sft, pairs = rows(registry, "sft", "prompt", "completion"), rows(registry, "pairs", "prompt", "chosen", "rejected")
     assert (len(sft), len(pairs)) == (32, 32)
 
-    # The prompt is the base path's, word for word, and warns of nothing.
+    # The prompt is that of the base path, word for word, and contains no warning.
     prompts = {json.dumps([turn.model_dump() for turn in base_prompt(one["question"], one["contexts"])]) for one in given}
     warnings = re.compile(r"wrong|false|poison|mislead|careful|trust|verify|conflict", re.IGNORECASE)
     for prompt, *_ in (*sft, *pairs):
@@ -166,16 +166,16 @@ def test_no_pair_contradicts_itself(registry: Registry, chat_server: ChatServer)
         "responses.jsonl",
         response(1, right=False),
         response(1, path="tips"),
-        # The judge took this for correct; by its words it is not.
+        # The judge took this for correct, but it names the incorrect answer.
         response(2, right=False),
         response(2, path="tips", response=f"It is {incorrect(2)}."),
-        # Wrong, but not the poison's fault.
+        # Wrong, but not because of the poison.
         response(3, right=False, response="I do not know."),
         response(3, path="tips"),
         # In another cell only.
         response(4, 2, right=False),
         response(4, path="tips"),
-        # Of the base path is better, and of the same contexts is better still.
+        # A response of the base path is preferred, most of all one with the same contexts.
         response(5, right=False, path="tips", response=f"Tips: {incorrect(5)}."),
         response(5, right=False, factual_first=True, contexts=["other"], response=f"Other: {incorrect(5)}."),
         response(5, right=False, response=f"Mine: {incorrect(5)}."),

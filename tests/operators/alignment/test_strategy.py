@@ -189,7 +189,7 @@ def test_the_strategy_follows_from_the_judges_verdicts(registry: Registry, chat_
     temperatures = {request["temperature"] for request in chat_server.requests if request["model"] == "policy"}
     assert temperatures == {0, 0.3}
 
-    # Again: only for verdicts that could not be read the judge is asked anew, and the same comes out.
+    # In a second run, the judge is asked again only for unreadable verdicts, and the result is the same.
     before = len(chat_server.requests)
     assert outcomes(strategy(registry, chat_server, check_order=0.5, force="step")) == {"step": "ran"}
     assert len(ask(registry, "select distinct content_id from versions where step = 'step'")) == 2
@@ -203,7 +203,7 @@ def test_a_judge_that_prefers_a_position_is_detected(registry: Registry, chat_se
     strategy(registry, chat_server, *(case(land) for land in range(8)), use=["base"], check_order=1)
     metrics = dict(ask(registry, "select metric, value from metrics where metric like 'order%'"))
     assert (metrics["order_checks"], metrics["order_agreement"]) == (8, 0)
-    # Its preference is spread over both answers.
+    # Its preference affects both answers alike.
     assert 0 < ask(registry, 'select sum(correct::int) from "demo/step.responses"')[0][0] < 8
 
 

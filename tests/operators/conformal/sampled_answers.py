@@ -23,7 +23,7 @@ def row(number: int, *counts: int, right: int | None = 0, **more: Any) -> dict[s
 
 
 def varied(n: int, missing: float = 0.2, **more: Any) -> list[dict[str, Any]]:
-    """Questions whose right answer is the first, the second, the third, or was never sampled."""
+    """Questions whose right answer is the most frequent, the second, the third, or was never sampled."""
     made = []
     for number in range(n):
         place = number * 0.6180339887 % 1  # spread evenly, in no order

@@ -313,7 +313,7 @@ def test_rewrites_of_the_same_seed_stay_on_the_same_side(registry: Registry, cha
     def answer(prompt: str, seen: int) -> str:
         number = re.search(r"(\d+) \+ 1", prompt)
         if number is None:
-            return f"word {len(chat_server.requests)}"  # what is asked to see what the server can do
+            return f"word {len(chat_server.requests)}"  # the engine's probes of the server
         value = int(number[1]) + 1
         if "Rewrite" in prompt:
             who = re.search(r"Persona: (.*)", prompt)

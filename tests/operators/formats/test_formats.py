@@ -1,4 +1,4 @@
-"""Rows as others publish them are recognised and read, and what has no place is reported or refused, never dropped in silence."""
+"""Published formats are recognised and read, and fields that have no place are reported or refused, never dropped silently."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALL = {"function": {"name": "rain", "arguments": '{"city": "Oslo"}'}, "type": "
 
 
 @pytest.fixture(autouse=True)
-def _stand(workdir: Path) -> None:
+def _empty_folder(workdir: Path) -> None:
     """Each test runs in an empty folder."""
 
 
@@ -371,7 +371,7 @@ def test_nulls_mean_nothing_in_a_file_with_columns(registry: Registry) -> None:
     assert not [name for name in got.ignored if name.startswith("messages")]
 
 
-# -- whatever stands in a row -----------------------------------------------------------------------------------------
+# -- rows with any content -----------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none()

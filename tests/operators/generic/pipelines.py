@@ -25,7 +25,7 @@ ORDER = {
 
 
 def order(id: int, **fields: Any) -> dict[str, Any]:
-    """A row of it."""
+    """A row of `orders.jsonl`."""
     return {
         "id": id,
         "item": "tea",
@@ -58,7 +58,7 @@ def pipeline(op: str, given: Any = "orders", types: dict[str, Any] | None = None
 
 
 def wrong(text: str) -> str:
-    """What `check` finds."""
+    """The problems that `check` finds."""
     Path("p.yaml").write_text(text)
     with pytest.raises(PipelineError) as caught:
         check(Path("p.yaml"))
@@ -66,7 +66,7 @@ def wrong(text: str) -> str:
 
 
 def place(text: str, part: str) -> str:
-    """Where a part of a pipeline file is."""
+    """The position of a text in a pipeline file."""
     before = text[: text.index(part)]
     return f"p.yaml:{before.count(chr(10)) + 1}:{len(before) - (before.rfind(chr(10)) + 1) + 1}:"
 

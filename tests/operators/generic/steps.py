@@ -31,7 +31,7 @@ def step(
     row_type: Mapping[str, Any] = TYPE,
     **params: Any,
 ) -> str:
-    """The pipeline, with a line for each parameter, so that places in it can be told apart."""
+    """The pipeline, with a line for each parameter, so that positions can be distinguished."""
     lines = [
         "name: demo",
         f"types: {{Row: {json.dumps(row_type)}}}",
@@ -51,7 +51,7 @@ def step(
 def wrong(
     op: str, *, row_type: Mapping[str, Any] = TYPE, model: Mapping[str, Any] | None = None, **params: Any
 ) -> dict[str, str]:
-    """What `check` says about such a step: the texts by the source at their places, up to 25 characters."""
+    """The problems that `check` finds in such a step, by the text at their positions (up to 25 characters)."""
     if not Path("rows.jsonl").exists():
         rows()
     Path("p.yaml").write_text(step(op, None, model, row_type, **params))

@@ -24,7 +24,7 @@ def pair(question: str, short: str | None = "S", long: str | None = "L") -> dict
 
 
 def answer(prompt: str, seen: int) -> str:
-    """Prefers long texts, but for a question about `first` the first one, and for `tie` none."""
+    """Prefers the longer text; for a question about `first` the first one, and for `tie` neither."""
     found = re.search(r"<first>\n(.*)\n</first>", prompt)
     assert found
     question = prompt.partition("Which is clearer?\n\n")[2].splitlines()[0]

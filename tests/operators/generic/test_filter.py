@@ -76,7 +76,7 @@ def test_all_rows_may_fail(registry: Registry, params: dict[str, object]) -> Non
 
 
 @ray
-def test_nothing_comes_of_nothing(registry: Registry) -> None:
+def test_empty_inputs_give_empty_outputs(registry: Registry) -> None:
     write("orders")
     run_ok(pipeline("filter", where="price > 5"), registry)
     assert rows_of(registry, "kept") == rows_of(registry, "dropped") == []

@@ -1,4 +1,4 @@
-"""generate: a model's answers become fields, and what cannot work is known before anything is asked."""
+"""generate: a model's answers become fields, and mistakes are reported before the first call."""
 
 from __future__ import annotations
 

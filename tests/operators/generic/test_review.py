@@ -1,4 +1,4 @@
-"""The operator `review`: what waits, what comes out, and what decides it."""
+"""The operator `review`: which rows wait, what it yields, and how that is decided."""
 
 from __future__ import annotations
 
@@ -367,7 +367,7 @@ def test_an_operator_of_ones_own_is_tested_with_decisions() -> None:
     assert done.filtered == 1
 
 
-def test_what_check_says(workdir: Path) -> None:
+def test_check_reports_mistakes(workdir: Path) -> None:
     assert wrong("review", n=1, share=0.5) == {"0.5": "review: n and share: give one of n, share and all"}
     assert wrong("review", all=True, n=1) == {"true": "review: n and all: give one of n, share and all"}
     assert wrong("review", labels=["a", "a", " "]) == {

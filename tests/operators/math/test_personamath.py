@@ -145,7 +145,7 @@ def test_rewrites_are_solved_or_rejected_with_a_reason(registry: Registry, chat_
     ]
     [step] = result.steps
     assert (step.record.rejected, step.partial) == (0, 4)
-    # Asked for: three rewrites a problem (the two problems have the same text), and one solution.
+    # Calls: three rewrites per problem (the two problems have the same text), and one solution.
     assert len(chat_server.requests) == 4
     # A rewrite comes from the seed and from the persona, and from two calls.
     assert ask(registry, "select parent, parent_row from row_lineage where child_row = 0 order by 1") == [

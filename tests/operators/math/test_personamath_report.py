@@ -1,4 +1,4 @@
-"""The report of a PersonaMath pipeline, whatever the pipeline trains on and holds out."""
+"""The report of a PersonaMath pipeline, for any training rows and held-out problems."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def solved(registry: Registry, server: ChatServer, **settings: Any) -> list[dict
         ({"thinking": "tag"}, {"content": f"<think>\n1 and 1 is 2.\n</think>\n\n{SOLUTION}"}),
     ],
 )
-def test_what_becomes_of_the_teachers_reasoning(
+def test_the_teachers_reasoning_is_dropped_kept_or_tagged(
     registry: Registry, chat_server: ChatServer, settings: dict[str, str], expected: dict[str, str]
 ) -> None:
     assert solved(registry, chat_server, **settings) == [{"role": "assistant", **expected}]
@@ -161,6 +161,6 @@ def test_arguments_that_are_not_an_object_stay_unchanged() -> None:
 
 
 @pytest.mark.parametrize("tools", ["", "{", "{}", "[1]", "null"])
-def test_tools_that_are_none(tools: str) -> None:
+def test_tools_that_are_not_a_json_list_are_refused(tools: str) -> None:
     with pytest.raises(ValueError, match="tools is not"):
         SFTExample(prompt=[], completion=[], tools=tools)

@@ -1,4 +1,4 @@
-"""Training without pipelines: the reference is the start, an interrupted training resumes unchanged, rows are counted."""
+"""Training without pipelines: the reference is the initial model, interrupted training resumes unchanged, rows are counted."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def adapter(tiny_model: Path, tmp_path: Path) -> Path:
     return done.model
 
 
-# -- what a training starts from --------------------------------------------------------------------------------------
+# -- the start of training --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

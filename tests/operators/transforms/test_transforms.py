@@ -298,7 +298,7 @@ def test_rows_that_share_words_with_a_reference_are_separated_with_both_texts(re
         (3, "What is 3 - 4?", "what is 3 - 4", 2, "what is 3 - 4"),
     ]
     assert ask(registry, "select type from datasets where name = 'demo/step.clean'") == [("MathProblem",)]
-    # All rows led to an output; a reference row was only compared with.
+    # All rows are in an output; the reference row was only compared with them.
     assert ask(registry, "select rows_in, filtered, unused from internal.step_runs") == [(7, 0, 1)]
     assert ask(registry, "select slice, value from metrics where metric = 'rows' order by 1") == [
         ("clean", 2),

@@ -262,7 +262,7 @@ def test_an_event_has_the_same_line_in_any_process_and_time_zone(one: Event, man
 
 
 def test_run_ids_are_stable() -> None:
-    # Lines that were sent once must meet those that are sent later.
+    # Lines that are sent later must refer to the same runs as earlier ones.
     assert [line(one)["run"]["runId"] for one in (event("started"), step())] == [
         "963ac102-4b33-51b1-aa48-f73be95f1ade",
         "4d4add38-cb35-5558-831d-c9e84e962166",

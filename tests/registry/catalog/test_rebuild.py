@@ -178,7 +178,7 @@ def _looked_up(registry: Registry) -> list[object]:
 @pytest.mark.proof
 def test_a_flipped_byte_never_causes_wrong_rows(registry: Registry, before: Views, flips: int) -> None:
     size = registry.catalog.file.stat().st_size
-    # As many in the headers, the first 12 KiB, as in all the rest.
+    # As many in the headers (the first 12 KiB) as in the rest of the file.
     places = [*range(0, 12288, 12288 * 2 // flips), *range(12288, size, (size - 12288) * 2 // flips)]
     assert exit_code(_survive_flips, registry.root, places, before) == 0
 

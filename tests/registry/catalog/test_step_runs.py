@@ -1,4 +1,4 @@
-"""What a step did in a run survives the way from the commit to the journal, the tables and the view."""
+"""The record of a step's run is the same in the commit, the journal, the tables and the view."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_rebuild_gives_the_same_steps(registry: Registry) -> None:
 
 
 def test_a_step_of_an_older_engine_has_nulls(registry: Registry) -> None:
-    """Its record lacks the fields; what it waited for is unknown, which is not the same as nothing."""
+    """Its record lacks the fields. That it is unknown what the step waited for differs from having waited for nothing."""
     run = recorded(registry, StepRun(step="old", op="pick", outcome="ran", seconds=2))
     [_, line, _] = registry.catalog.runs.path(run).read_text().splitlines()
     assert set(json.loads(line)["run"]["facets"]["engine"]["event"]["step"]) == {"step", "op", "outcome", "seconds"}

@@ -101,11 +101,11 @@ def test_a_row_is_traced_up_through_several_inputs(family: Registry) -> None:
 
 
 def test_a_row_is_traced_down_into_models_and_their_outputs(family: Registry) -> None:
-    # Row 3 is in row 2 of the pairs, which the trainer saw; what the model said may come from it.
+    # Row 3 is in row 2 of the pairs, which the trainer saw, so the model's answers may come from it.
     assert reached(family, "seed", [3], "down") == {
         "seed": [3], "pairs": [2], "lump": None, "model": [0], "said": None, "kept": None,
     }  # fmt: skip
-    # Row 1 led to nothing.
+    # Nothing was made from row 1.
     assert reached(family, "seed", [1], "down") == {"seed": [1]}
     # Row 2 is in two pairs, of which the trainer saw one.
     assert reached(family, "pairs", [1], "down") == {"pairs": [1], "lump": None}
@@ -197,7 +197,7 @@ def test_walks_find_what_a_search_over_all_edges_finds(tmp_path_factory: pytest.
 def test_outputs_of_another_version_with_the_same_rows_count(registry: Registry) -> None:
     build(registry)
     run = registry.catalog.begin_run("p", {})
-    # A second version with the rows of the first, from which a step would hit: nothing is made from it by name.
+    # A second version with the rows of the first: a step on it would be a hit, but nothing refers to it by name.
     again = made(registry, run, "seed", 4, step_key="another")
     assert again.version == 2
     with registry.session() as session:

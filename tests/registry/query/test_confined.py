@@ -302,7 +302,7 @@ def test_interrupts_are_repeated_before_the_last_resort(monkeypatch: pytest.Monk
     ("query", "format"),
     [
         ("select len(list(a)) from range(1000000000) t(a)", "table"),
-        ("select length(repeat('x', 3000000000))", "json"),  # DuckDB does not count what a function makes
+        ("select length(repeat('x', 3000000000))", "json"),  # DuckDB does not count memory for the result of a function
         ("select repeat('x', 1000000) from range(1000000)", "csv"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Sessions whose rows something else reads, such as the pages, which keep columns, answer like all others."""
+"""Sessions whose rows are read in another way, as for pages, which keep columns, give the same answers as others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CONDITIONS = [
 
 @contextmanager
 def both(registry: Registry, asked: list[tuple[str, ...]]) -> Iterator[tuple[Session, Session]]:
-    """An ordinary session, and one with a reader of its own; `asked` gets the columns that it is asked for."""
+    """An ordinary session, and one with its own reader, which appends the requested columns to `asked`."""
 
     def read(sha256: str, names: Sequence[str]) -> pa.Table:
         asked.append(tuple(names))
@@ -109,7 +109,7 @@ def typed(registry: Registry) -> Registry:
 
 
 def test_conditions_mean_the_same(typed: Registry) -> None:
-    """DuckDB hands some conditions to Arrow, where nulls and NaN have other rules, with columns that nothing else needs."""
+    """DuckDB passes some conditions to Arrow, which has other rules for nulls and NaN, with columns that nothing else needs."""
     with both(typed, []) as (plain, session):
         for condition in CONDITIONS:
             for columns in ("row", "*", "count(*)", "text"):

@@ -96,7 +96,7 @@ def test_values_of_other_types_are_left_to_arrow(name: str, values: list[Any]) -
     ("kind", "value"),
     [(pa.uint8(), 0), (pa.int32(), 0), (pa.int64(), 0), (pa.float64(), 0.0), (pa.large_binary(), b""), (pa.large_string(), "")],
 )
-def test_zero(kind: pa.DataType, value: Any) -> None:
+def test_the_zero_of_a_type(kind: pa.DataType, value: Any) -> None:
     assert zero(kind) == pa.scalar(value, kind)
 
 

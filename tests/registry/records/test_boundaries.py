@@ -31,7 +31,7 @@ def objects(numbers: list[int], bounds: Bounds = SMALL) -> list[tuple[int, ...]]
 
 
 def drawn(seed: int, count: int) -> list[int]:
-    """Different rows: equal ones have equal hashes."""
+    """Distinct rows, because equal rows have equal hashes."""
     return random.Random(seed).sample(range(10**12), count)
 
 

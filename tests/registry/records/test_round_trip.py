@@ -50,7 +50,7 @@ zones = st.sampled_from(
         ZoneInfo("Europe/Berlin"),
     ]
 )
-# A day from the ends of the calendar: the same moment must have a year in UTC, too.
+# A day away from the ends of the calendar, so that the moment exists in UTC as well.
 moments = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30), timezones=zones)
 SCALARS = [
     Kind(str, texts),

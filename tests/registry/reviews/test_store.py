@@ -1,4 +1,4 @@
-"""Decisions are durable as they are made, whoever makes them, and nothing takes their place unseen."""
+"""Decisions are durable as soon as they are made, whoever makes them, and nothing replaces them unnoticed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ WRITER = """
 
 @pytest.mark.proof
 def test_kill_9_loses_no_decision(registry: Registry) -> None:
-    """Three reviewers at once, killed at any moment: all that was confirmed is there, and nothing is damaged."""
+    """Three reviewers at once, killed at any moment: every confirmed decision is there, and nothing is damaged."""
     for attempt in range(3):
         names = [f"{name}{attempt}" for name in ("Ann", "Ben", "Cem")]
         command = [sys.executable, "-c", dedent(WRITER), str(registry.root)]
@@ -99,7 +99,7 @@ def test_kill_9_loses_no_decision(registry: Registry) -> None:
             made = {int(each.row, 16) for each in found if each.reviewer == name}
             assert made >= set(range(count))
             assert len(made) <= count + 1
-    # What a killed writer leaves is no decision, and goes with the next collection.
+    # A killed writer leaves a file that is not a decision, and that the next collection removes.
     assert not [finding for finding in fsck(registry).findings if finding.severity == "error"]
     (next(registry.root.glob("reviews/*")) / ".x.tmp").write_text("{")
     old = time.time() - 10_000
@@ -120,7 +120,7 @@ def test_damage_is_found_and_named(registry: Registry) -> None:
     [finding] = [each for each in fsck(Registry(registry.root)).findings if each.severity == "error"]
     assert finding.where == f"reviews/{name}"
     assert "is damaged" in finding.what
-    # A whole file in the place of another one is no less wrong.
+    # An undamaged file under the name of another one is an error as well.
     registry.reviews.add([decision(row=1)])
     [other] = [each for each in registry.reviews.files() if each != name]
     path.write_bytes((registry.root / "reviews" / other).read_bytes())
@@ -152,7 +152,7 @@ def test_an_error_of_a_read_only_disk_says_so(registry: Registry, monkeypatch: p
 
 
 def test_reviews_at_a_url(s3: str, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reviewers on several machines see each other's decisions: they are where the objects are."""
+    """Reviewers on several machines see each other's decisions, which are stored where the objects are."""
     url = f"s3://bucket/reviews-{uuid.uuid4().hex[:8]}"
     monkeypatch.setenv("ENGINE_REGISTRY_LOCAL", str(workdir / "one"))
     Registry(url).reviews.add([decision()])
@@ -170,7 +170,7 @@ def test_the_view_has_every_decision_and_says_which_count(registry: Registry) ->
         ("demo/check", "Ann", "edit", "new", [], None, False, "demo/rows", 1, 3),
         ("demo/check", "Ann", "reject", None, ["bad"], "no", True, None, None, None),
     ]
-    # A session that was open before a decision sees its own snapshot of the rest, and decisions as the first query found them.
+    # An open session keeps its snapshot, and sees the decisions that existed at its first query about them.
     assert ask(registry, "select count(*) from reviews r join versions v using (name, version)") == [(0,)]
 
 
@@ -189,7 +189,7 @@ DRAWN = st.builds(
 
 @given(st.lists(DRAWN, max_size=20), st.randoms(use_true_random=False), st.integers(1, 3))
 def test_the_order_of_decisions_does_not_matter(made: list[Decision], random: Any, reviewers: int) -> None:
-    shuffled = [*made, *made[:2]]  # one that is imported twice is one
+    shuffled = [*made, *made[:2]]  # a decision that is imported twice counts once
     random.shuffle(shuffled)
     one, other = current(made), current(shuffled)
     assert one == other
@@ -199,7 +199,7 @@ def test_the_order_of_decisions_does_not_matter(made: list[Decision], random: An
 
 
 @given(st.lists(DRAWN, max_size=12), st.integers(1, 3))
-def test_what_most_say_happens(made: list[Decision], reviewers: int) -> None:
+def test_the_majority_decides(made: list[Decision], reviewers: int) -> None:
     for row, counting in current(made).items():
         outcome = outcome_of(counting, reviewers)
         accepting = sum(each.verdict in ("approve", "edit") for each in counting)

@@ -66,7 +66,7 @@ def test_a_run_on_a_disk_that_fills_up(small_disk: Path, moment: str, amounts: S
             catalog.end_run(run, "succeeded", refs={name: 1})
         except OSError as error:
             failures.append(error)
-            # Of what was there, nothing is lost, and all can be read.
+            # Nothing that existed before is lost or unreadable.
             now = everything(registry)
             assert all(set(map(repr, before[view])) <= set(map(repr, now[view])) for view in VIEWS if view != "datasets")
             with registry.session() as session:

@@ -24,7 +24,7 @@ LOST = {"run_id", "created_at", "updated_at", "started_at", "ended_at"}
 
 
 class Undisturbed(NamedTuple):
-    """The points that the story passes, and its result."""
+    """The fault points that the story passes, and its result."""
 
     points: list[str]
     facts: Facts

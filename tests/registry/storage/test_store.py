@@ -133,7 +133,7 @@ def test_bytes_that_are_not_parquet_are_an_error_of_the_registry(store: ObjectSt
         store.read_table(store.put_bytes(b"no rows").sha256)
 
 
-# -- age and leftovers: what collecting garbage goes by ---------------------------------------------------------------
+# -- age and leftovers, by which garbage is recognised ---------------------------------------------------------------
 
 
 def test_storing_an_object_again_touches_it(store: ObjectStore, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_storing_an_object_again_touches_it(store: ObjectStore, tmp_path: Path) 
 
 def test_an_object_that_is_removed_while_it_is_touched_is_written(tmp_path: Path) -> None:
     class Collected(LocalFiles):
-        """Somebody collects garbage right after a file was made young."""
+        """Garbage is collected right after a file was touched."""
 
         def touch(self, name: str) -> bool:
             there = super().touch(name)

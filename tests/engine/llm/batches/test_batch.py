@@ -155,7 +155,7 @@ async def test_a_killed_process_costs_nothing(make: Make, server: BatchServer, j
     server.add_noise(250)
     assert await ask(make(), server, *PROMPTS) == SAID
     assert server.asked == dict.fromkeys(PROMPTS, 1)
-    if when == "at the end":  # all answers are there, so only the next question finds what was left of the batch
+    if when == "at the end":  # all answers are there, so only the next question finds the rest of the batch
         await ask(make(), server, "another")
         assert server.asked == dict.fromkeys([*PROMPTS, "another"], 1)
     assert await journal.notes("") == {}
@@ -206,10 +206,10 @@ async def test_a_closed_provider_leaves_its_batch_open(make: Make, server: Batch
     assert all(task.cancelled() for task in waiting)
     assert len(await journal.notes("batch ")) == 1
     server.hold = False
-    # One more request: it goes into a batch of its own; what was out is waited for.
+    # One more request goes into its own batch; the open batch is waited for.
     assert await ask(make(), server, "q3", "new") == ["You said: q3", "You said: new"]
     assert sorted(len(server.lines(each)) for each in server.batches.values()) == [1, 10]
-    assert journal.count() == 11  # also what nobody asked for again
+    assert journal.count() == 11  # including answers that were not requested again
     assert await journal.notes("") == {}
 
 
@@ -434,7 +434,7 @@ def test_the_rows_of_a_step_are_one_batch(registry: Registry, server: BatchServe
 
 @pytest.mark.parametrize(
     "server", ["openai", pytest.param("anthropic", marks=pytest.mark.soak)], indirect=True
-)  # processes that ask either of them are killed above
+)  # processes that use either of them are killed above
 def test_a_killed_run_continues_with_its_batch(workdir: Path, engine: Cli, server: BatchServer) -> None:
     words(*[str(number) for number in range(100)])
     (workdir / "p.yaml").write_text(pipeline(server.model()))

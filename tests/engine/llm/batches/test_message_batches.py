@@ -1,4 +1,4 @@
-"""What is particular to Anthropic's batches: finding one that nothing of ours marks, and results that are not what they should be."""
+"""Peculiarities of Anthropic's batches: they carry no mark by which to find them, and results may not be as expected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def server() -> Iterator[MessageBatchServer]:
 
 @pytest.fixture
 async def ask(server: MessageBatchServer, journal: Journal) -> AsyncIterator[Ask]:
-    """Asks prompts at the same time, each time as a new process would. Providers and governors: `ask.made`."""
+    """Sends prompts at the same time, as a new process would on each call. `ask.made` has the providers and governors."""
     made: list[tuple[BatchProvider, Governor]] = []
 
     async def ask(*prompts: str, at: BatchServer = server, **spec: Any) -> list[Any]:
@@ -104,7 +104,7 @@ async def test_results_that_the_server_has_deleted_are_asked_for_again(
     assert server.asked == dict.fromkeys(PROMPTS, 2)
 
 
-# -- results that are not what they should be ------------------------------------------------------------------------
+# -- unexpected results ------------------------------------------------------------------------
 
 
 async def test_results_are_read_from_our_host_only(server: MessageBatchServer, ask: Ask) -> None:
@@ -149,7 +149,7 @@ async def test_a_batch_with_an_invalid_name(server: MessageBatchServer, ask: Ask
     [
         (["expired"], None, 0.0),  # not processed, the server says
         ([], (500, {"error": {"message": "oops"}}), 0.0),  # errors are not billed
-        ([], "nothing", 1.0),  # of a result that is missing, nobody knows
+        ([], "nothing", 1.0),  # the cost of a missing result is unknown
     ],
 )
 async def test_what_a_request_without_an_answer_may_have_cost(
@@ -169,7 +169,7 @@ async def test_batches_cost_half(server: MessageBatchServer, ask: Ask) -> None:
     assert governor.spent.usd == pytest.approx((10 * 1.0 + 5 * 2.0) / 1e6 / 2)
 
 
-# -- what the model does not take ------------------------------------------------------------------------------------
+# -- parameters that the model refuses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [BatchServer, MessageBatchServer])

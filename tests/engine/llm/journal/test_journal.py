@@ -23,7 +23,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
-async def test_a_look_up_that_finds_nothing_reads_no_whole_index(workdir: Path) -> None:
+async def test_a_look_up_that_finds_nothing_does_not_scan_an_index(workdir: Path) -> None:
     journal = Journal(workdir / "j")
     await journal.put("key", Completion(text="answer"))
     journal.close()

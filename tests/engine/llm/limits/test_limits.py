@@ -28,7 +28,7 @@ def governor(clock: Callable[[], float], **spec: Any) -> Governor:
 
 
 def serve(window: Window, carries: int, answers: int, clock: Clock) -> tuple[int, list[int]]:
-    """Run a window against a server with a capacity; returns (429s, the number in flight at each answer)."""
+    """Run a window against a server with a capacity; return the number of 429s, and the requests in flight at each answer."""
     in_flight: list[int] = []  # epochs
     throttled, seen = 0, []
     while len(seen) < answers:

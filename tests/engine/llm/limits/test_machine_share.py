@@ -64,7 +64,7 @@ def files(folder: Path) -> int:
 
 
 def leave(gate: Governor) -> None:
-    """What a governor's timer does when nothing is asked of it for a while."""
+    """Do what a governor's timer does when it has had no requests for a while."""
     assert gate._share is not None
     gate._leave_if_idle(gate._share)
     gate._leave_if_idle(gate._share)
@@ -153,7 +153,7 @@ def test_a_forked_child_does_not_keep_the_share_of_its_parent(clock: Clock, fold
         os.close(descriptor)
 
 
-def test_a_holder_that_joins_clears_away_what_the_dead_have_left(clock: Clock, folder: Path) -> None:
+def test_a_new_holder_removes_the_files_of_dead_ones(clock: Clock, folder: Path) -> None:
     folder.mkdir()
     dead = [folder / f"{key}-{'a' * 16}" for key in (KEY, OTHER_KEY)]
     for file in dead:
@@ -187,7 +187,7 @@ def test_a_folder_that_vanishes_is_made_again(clock: Clock, folder: Path) -> Non
     assert (first.holders(), second.holders()) == (2, 2)
 
 
-def test_without_a_folder_limits_are_the_runs_own(clock: Clock, folder: Path) -> None:
+def test_without_a_folder_each_run_has_the_whole_limits(clock: Clock, folder: Path) -> None:
     folder.touch()
     here = share(clock, folder)
     assert (here.holders(), here.trouble) == (1, f"{folder}: File exists")
@@ -199,7 +199,9 @@ def test_without_a_folder_limits_are_the_runs_own(clock: Clock, folder: Path) ->
 
 
 @pytest.mark.parametrize("fault", [errno.ENOLCK, errno.ENOTSUP])
-def test_without_locks_limits_are_the_runs_own(clock: Clock, folder: Path, monkeypatch: pytest.MonkeyPatch, fault: int) -> None:
+def test_without_locks_each_run_has_the_whole_limits(
+    clock: Clock, folder: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
     def flock(*_: object) -> None:
         raise OSError(fault, os.strerror(fault))
 

@@ -146,7 +146,7 @@ async def test_few_texts_that_many_rows_share_are_encoded_once(encoder: Encoder,
     classes = ["a cook", "a pilot", "a nurse"]
     first, *others = await asyncio.gather(*[encoder.embed(classes) for _ in range(20)])
     assert len(batches) == 1
-    first[:] = 0  # one row's, and nobody else's
+    first[:] = 0  # those of one row, which no other row has
     assert all(np.array_equal(each, others[0]) for each in others)
     assert others[0].any()
 

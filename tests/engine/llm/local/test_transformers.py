@@ -242,7 +242,7 @@ async def test_log_probabilities_are_those_of_a_forward_pass(local: Transformers
         for line in answer.logprobs:
             with torch.inference_mode():
                 table = model(ids).logits[0, -1].log_softmax(-1)
-            # Bytes that are no character by themselves all read alike: the one with this log-probability was drawn.
+            # Bytes that are not a character by themselves all read the same: the one with this log-probability was drawn.
             same = [token for token in range(len(table)) if tokenizer.decode([token]) == line.token]
             token = min(same, key=lambda each: abs(float(table[each]) - line.logprob))
             assert float(table[token]) == pytest.approx(line.logprob, abs=1e-4)
@@ -279,7 +279,7 @@ async def test_an_end_token_ends_the_answer_and_is_not_part_of_it(local: Transfo
     assert whole.text.startswith(cut.text)
 
 
-# -- what a model is asked -------------------------------------------------------------------------------------------
+# -- prompts -------------------------------------------------------------------------------------------
 
 
 async def test_a_prompt_that_does_not_fit_is_refused_and_the_others_are_answered(local: TransformersProvider) -> None:
@@ -372,7 +372,7 @@ async def test_a_full_memory_halves_the_batch_and_every_row_is_answered(
     shapes.clear()
     await ask(provider, *asked)
     assert max(read(shapes)) == 2  # what was learnt is kept
-    # The step fails: with a smaller batch or another row it would not fit, either.
+    # The step fails, because a smaller batch or another row would not fit either.
     with pytest.raises(
         EndpointError, match="one answer of up to 8 tokens to a prompt of 203 tokens does not fit into the memory"
     ):

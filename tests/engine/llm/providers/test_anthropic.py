@@ -38,11 +38,11 @@ def claude(model: Make, **more: Any) -> Any:
 
 
 def check_request(body: dict[str, Any]) -> None:
-    """That a request has the official client's type, and nothing else."""
+    """Check that a request has the official client's type and no other keys."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         KNOWN.dump_python(KNOWN.validate_python(body), warnings="error")
-    # Older models take a temperature, which the client's types do not have any more.
+    # Older models accept a temperature, which the client's types no longer have.
     assert body.keys() - {"temperature"} <= MessageCreateParamsNonStreaming.__annotations__.keys() | {
         name for base in MessageCreateParamsNonStreaming.__orig_bases__ for name in base.__annotations__
     }
@@ -116,7 +116,7 @@ async def test_a_schema_is_sent_or_asked_for_in_words(model: Make, chat_server: 
     assert "JSON Schema" in chat_server.requests[-1]["messages"][0]["content"]
 
 
-async def test_images(model: Make, chat_server: ChatServer) -> None:
+async def test_an_image_is_sent(model: Make, chat_server: ChatServer) -> None:
     await claude(model).chat([{"role": "user", "content": [{"type": "text", "text": "What is this?"}, IMAGE]}])
     check_request(chat_server.requests[0])
     assert chat_server.requests[0]["messages"][0]["content"][1]["source"] == {
@@ -185,7 +185,9 @@ async def test_errors_by_class(model: Make, chat_server: ChatServer, status: int
         await claude(model, retries=0).chat("2 + 2?")
 
 
-async def test_a_server_that_repeats_the_key(model: Make, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_that_the_server_repeats_is_hidden(
+    model: Make, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CLAUDE_KEY", "not-a-real-key-0123456789")
     chat_server.reply = lambda body: message(
         {"type": "thinking", "thinking": "not-a-real-key-0123456789", "signature": ""}, TEXT
@@ -210,7 +212,7 @@ async def test_a_server_that_repeats_the_key(model: Make, chat_server: ChatServe
         ({"provider": "openai", "thinking": {"budget_tokens": 9}}, "only for provider: anthropic"),
     ],
 )
-def test_settings_that_do_not_fit(settings: dict[str, Any], why: str) -> None:
+def test_settings_that_do_not_fit_are_errors(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         ModelSpec.model_validate({"provider": "anthropic", "model": "m", **settings})
 

@@ -1,4 +1,4 @@
-"""Missing capabilities of a server are found out once, and reported before anything is paid for."""
+"""Missing capabilities of a server are discovered once, and reported before anything is paid for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A parameter that a server refuses for every request is found out once, said once, and left out from then on."""
+"""A parameter that a server refuses for every request is noticed once, reported once, and left out from then on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refusing(name: str, status: int, document: Any) -> Reply:
     return reply
 
 
-# As real servers write it: OpenAI, Azure, Gemini's compatible endpoint, Mistral, Anthropic's compatible endpoint, vLLM, Groq.
+# The words of real servers: OpenAI, Azure, Gemini's compatible endpoint, Mistral, Anthropic's compatible endpoint, vLLM, Groq.
 SERVERS: dict[str, tuple[str, int, Any]] = {
     "gpt-5": (
         "temperature",

@@ -21,13 +21,13 @@ class Named(Params):
     names: list[str]
 
     def output_names(self) -> Sequence[str]:
-        """Those."""
+        """The names of its field."""
         return self.names
 
 
 @operator(outputs={"*": "rows"})
 def sorted_out(rows: Table[Record], params: Named) -> Iterator[tuple[str, Record]]:
-    """To the first output."""
+    """Yield every row to the first output."""
     for row in rows:
         yield params.names[0], row
 

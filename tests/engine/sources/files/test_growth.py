@@ -1,4 +1,4 @@
-"""A file that grew is read from where the version before ended, and that does not show in the result."""
+"""A file that grew is read from the end of the previous version on, which does not affect the result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _small_objects(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def continues(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each source that was read: whether it continued another version."""
+    """For each source that was read, whether it continued another version."""
     found: list[bool] = []
     original = growth.continued
 

@@ -109,7 +109,7 @@ def test_the_type_is_what_all_rows_fit(registry: Registry) -> None:
         ({"ones": TEXT, "twos": {"text": "str", "x": "int"}}, {"weights": {"o": 1, "t": 1}}, "field 'x' (int in 't') is missing in 'o'"),
     ],
 )  # fmt: skip
-def test_mistakes(registry: Registry, types: dict[str, Any] | None, params: dict[str, object], said: str) -> None:
+def test_check_reports_mistakes(registry: Registry, types: dict[str, Any] | None, params: dict[str, object], said: str) -> None:
     write("ones", {"text": "1"})
     write("twos", {"text": 1, "x": 1} if types and "x" in types["twos"] else {"text": 1 if types else "1"})
     text = of(types, **params)

@@ -100,6 +100,6 @@ def test_empty_inputs(registry: Registry) -> None:
         ({"n": 1, "by": ["item", "x"]}, "by: there is no field 'x'"),
     ],
 )
-def test_mistakes(registry: Registry, params: dict[str, object], said: str) -> None:
+def test_check_reports_mistakes(registry: Registry, params: dict[str, object], said: str) -> None:
     write("orders", order(1))
     assert said in wrong(pipeline("sample", **params))

@@ -125,7 +125,7 @@ def test_empty_inputs(registry: Registry) -> None:
         ({"shares": SHARES, "by": "x"}, "by: there is no field 'x'"),
     ],
 )
-def test_mistakes(registry: Registry, params: dict[str, object], said: str) -> None:
+def test_check_reports_mistakes(registry: Registry, params: dict[str, object], said: str) -> None:
     write("orders", order(1))
     text = pipeline("split", **params)
     found = wrong(text)

@@ -1,6 +1,6 @@
 """Gold answers, models' answers (inside a box) and the expected verdicts: `=` correct, `!` wrong, `?` unparsed.
 
-No two kinds of writing may be confused: what cannot be read for sure is `?`, never a verdict.
+No two notations may be confused: an answer that cannot be read with certainty is `?`, never a verdict.
 """
 
 from __future__ import annotations

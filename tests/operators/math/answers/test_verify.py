@@ -287,7 +287,7 @@ async def test_a_comparison_that_hangs_does_not_delay_others() -> None:
 
 @pytest.mark.proof
 async def test_waiting_for_a_process_does_not_count_towards_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Both processes hang; what waits for them has its own time from when one takes it up.
+    # Both processes hang. The time of a comparison that waits for them begins when a process takes it.
     waiting = [verify(*HANG), verify(*HANG), verify(r"\sqrt{9} + x", r"\boxed{x + 3}")]
     assert [verdict for verdict, _ in await asyncio.gather(*waiting)] == ["timeout", "timeout", "correct"]
 
