@@ -119,7 +119,7 @@ async def compare(row: Record, ctx: Context, model: ChatModel, params: ComparePa
     text is preferred; where they do not, it is a tie, and `reason` has both reasons. Equal texts are a tie without a call. A
     row with an empty text is rejected.
 
-    Metrics: `preferred` by verdict; `orders` (`agree`, `differ`); `answers` by what was called better; `order_agreement`, the
+    Metrics: `preferred` by verdict; `orders` (`agree`, `differ`); `answers` by the text called better; `order_agreement`, the
     share of rows whose two answers agree, and `first_position`, how often the first text is called better where one is (without
     position bias, 0.5), each with `_ci_low` and `_ci_high` (95%, Wilson).
 

@@ -26,8 +26,8 @@ class FilterParams(Params):
 def filter(rows: Batch[Record], ctx: Context, params: FilterParams) -> dict[str, Any]:
     """Keep the rows for which an SQL expression is true, such as `length(answer) > 20 and score is not null`.
 
-    The other rows go to `dropped`, also those for which the expression is null: a comparison with null is null. Both outputs
-    have the type of the input. A row for which the expression fails is rejected with the reason, for example where
+    The other rows go to `dropped`, including those for which the expression is null: a comparison with null is null. Both
+    outputs have the type of the input. A row for which the expression fails is rejected with the reason, for example where
     `cast(answer as int)` meets a text; `try_cast` gives null instead. All parts of an expression are computed for each row,
     even behind an `and`; only `case when` computes what it needs.
 

@@ -169,8 +169,8 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
 
     An answer that was cut off at max_tokens is not used. With `fields`, the answer is a JSON object: the server enforces its
     schema where it can, the prompt asks for it otherwise, and the model gets one chance to repair an answer that does not fit.
-    What still does not fit rejects the row with the answer's beginning. With several samples, a sample that fails is left out
-    with a reason in `rejects`; the row is rejected if all fail.
+    If it still does not fit, the row is rejected, and the reason quotes its beginning. With several samples, a sample that
+    fails is left out with a reason in `rejects`; the row is rejected if all fail.
 
     Metrics: `answers` by outcome (`kept`, `cut off`, `failed`).
 
@@ -183,19 +183,19 @@ async def generate(row: Record, ctx: Context, model: ChatModel, params: Generate
             `{why: {type: str, description: one sentence}, score: "1 | 2 | 3"}`. Models answer in this order, so ask for reasons
             first. They can be of the types of the file and of packages, such as `list[Ticket]`.
         samples: the number of answers for each row. With several, each becomes a row with its number, from 0, in `sample`.
-        reasoning: a field for what the model thought before it answered; null if the server returns none, or if the answer is
-            from a journal of an older version. Thoughts at the beginning of the text (`<think>...</think>`) count, too.
+        reasoning: a field for the model's reasoning before its answer; null if the server returns none, or if the answer is
+            from a journal of an older version. Reasoning at the beginning of the text (`<think>...</think>`) counts, too.
         images: a field with an image or a list of images: PNG, JPEG, GIF or WebP, at most 20 MB each and 16 for a row. Files
             are read with the rows if the dataset lists the field under its own `images:`. Other fields can have http(s) URLs,
             data URLs, or bytes, also as `{bytes, path}`, the form of Hugging Face datasets. A URL is sent as it is, and the
-            server fetches it: what it shows is not recorded, and when that changes the step does not run again. Whether the
-            model takes images is tested before.
+            server fetches it: its content is not recorded, and when it changes, the step does not run again. Whether the model
+            takes images is tested before the step starts.
         tools: the tools that the model may call: a list of `{name, description, parameters}` (parameters: a JSON Schema), the
             same for all servers, or a field of the row with such a list as JSON text. The calls of the answer are in the new
             field `tool_calls`, in the form of SFTExample; it is null if there are none. An answer that calls another tool, or
             with arguments that do not fit the schema, is left out with a reason; regular expressions of a schema are not
-            tested. Whether the model takes tools is tested before.
-        keep: the fields of the row that stay; all by default. Editing it asks the model nothing again.
+            tested. Whether the model takes tools is tested before the step starts.
+        keep: the fields of the row that stay; all by default. Editing it repeats no calls.
     """
     messages: list[dict[str, Any]] = [*conversation(turns_of(params.prompt), row, params.system)]
     if params.images is not None:

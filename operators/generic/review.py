@@ -129,11 +129,11 @@ def review(rows: Table[Record], ctx: Context, reviews: Reviews, params: ReviewPa
 
     The step waits until enough rows are decided: the run ends, says how many are missing and how to review them, and other
     branches finish. The next run continues. Rows that were approved come out as they are, edited ones with the new values, and
-    rejected ones go to `rejects` with the reviewer's reason. What nobody decided, beyond `n` or `share`, is left out and
+    rejected ones go to `rejects` with the reviewer's reason. Undecided rows beyond `n` or `share` are left out and
     counted as filtered.
 
-    Decisions are about the content of a row. When something before this step changes, rows that stay as they were keep
-    theirs, and equal rows share one. With several `reviewers`, the verdict of most of them wins, then the values of most of
+    Decisions are about the content of a row. When something before this step changes, unchanged rows keep their decisions,
+    and equal rows share one. With several `reviewers`, the verdict of most of them wins, then the values of most of
     those who let the row through; while there is a tie, the row is undecided and waits for one more reviewer. Every decision
     that exists when the step runs counts, even beyond `n`. `max_reject_ratio` is 1 here unless the pipeline sets it.
 

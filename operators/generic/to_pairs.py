@@ -148,8 +148,8 @@ def to_pairs(rows: Table[Record], ctx: Context, params: PairParams) -> Iterator[
     `b`, `preferred`, as `compare` makes it), where a tie makes no pair; or from groups of rows with a score (`group`, `score`,
     `response`), of which the best and the worst row make a pair (of several, the first). Texts are fields or templates.
 
-    What makes no pair is counted and left out. Metrics: `pairs`; `dropped` by cause (`tie`, `equal texts`, `empty text`, `one
-    row in the group`, `no margin`, `no score`, `different prompts in the group`, ...).
+    Rows that make no pair are counted and left out. Metrics: `pairs`; `dropped` by cause (`tie`, `equal texts`, `empty text`,
+    `one row in the group`, `no margin`, `no score`, `different prompts in the group`, ...).
 
     Args:
         prompt: a template, a conversation (a list of `{role, content}`), or a field with a conversation.
