@@ -12,6 +12,7 @@ from engine.llm.limits.budget import TEMPLATE_TOKENS
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import texts_of
 from engine.llm.weights import EMBEDDED, EMBEDDED_PACKAGE, ModelWeights
+from engine.user_cache import cache_folder
 
 _FRAME_TOKENS = 16
 """Tokens that a template may add to a message, if it cannot be rendered."""
@@ -80,8 +81,6 @@ def _folders(spec: ModelSpec, weights: ModelWeights | None) -> list[Path]:
     if weights.source == "hub":
         return _in_hub_cache(weights.location)
     if weights.source == "embedded" and weights.location == EMBEDDED:
-        from engine.llm.model_cache import cache_folder
-
         return [cache_folder() / "models" / f"{EMBEDDED}-{EMBEDDED_PACKAGE.rpartition('=')[2]}"]
     return []
 
