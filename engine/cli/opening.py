@@ -103,19 +103,28 @@ def chosen_steps(checked: Pipeline, names: Iterable[str] | None, option: str) ->
 
 
 def planned(checked: Pipeline, registry: Registry, chosen: Set[str], forced: Set[str], why: bool) -> Plan:
-    """What a run would do; see `engine.planning.plan.make_plan` and `engine.previewing.prompts`."""
-    from engine.planning.plan import make_plan
+    """What a run would do; see `engine.planning.plan.make_plan` and `engine.previewing.prompt_bounds`."""
     from registry import Registry
+    from registry.errors import CorruptError
 
     with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
         # A plan reads and types the sources. If there is no registry yet, they are written to a scratch folder.
         there = registry if registry.exists else Registry(scratch)
-        made = make_plan(checked, there, select=set(chosen), force=set(forced), why=why)
-        if any(step.calls for step in made.steps):
-            from engine.previewing.prompts import with_prompts  # imports what workers need
+        try:
+            return _planned(checked, there, chosen, forced, why, with_rows=False)
+        except CorruptError:  # usually, rows are missing that an earlier plan read and this one needs as well
+            return _planned(checked, there, chosen, forced, why, with_rows=True)
 
-            made = with_prompts(checked, made, there)
-        return made
+
+def _planned(checked: Pipeline, registry: Registry, chosen: Set[str], forced: Set[str], why: bool, *, with_rows: bool) -> Plan:
+    from engine.planning.plan import make_plan
+
+    made = make_plan(checked, registry, select=set(chosen), force=set(forced), why=why, with_rows=with_rows)
+    if any(step.calls for step in made.steps):
+        from engine.previewing.prompt_bounds import with_prompts
+
+        made = with_prompts(checked, made, registry)
+    return made
 
 
 def _may_exist(location: str) -> bool:

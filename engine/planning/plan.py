@@ -34,14 +34,22 @@ KnownVersions = Mapping[str, Sequence[str]]
 """Ids of versions by step key. Some may be removed meanwhile, and others added."""
 
 
-def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False) -> Plan:
+def make_plan(
+    pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False, with_rows: bool = True
+) -> Plan:
     """Plan the selected steps and everything they need. Sources that are not versions yet are read and typed.
+
+    Args:
+        with_rows: as for `plan_source`.
 
     Raises:
         PipelineError: a source has rows that do not fit its type.
+        CorruptError: without rows: some step's plan needs them.
     """
     chosen = needed(pipeline, select)
-    source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
+    source_plans = [
+        plan_source(pipeline, each, registry, with_rows=with_rows) for name, each in pipeline.sources.items() if name in chosen
+    ]
     available: Available = {(source.name, ""): source.input for source in source_plans}
     known = known_versions(pipeline, registry)
     step_plans = []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
 
 from engine.errors import EngineError
 from engine.jobs.messages import InputVersion
 from engine.pipeline.graph import Pipeline, Source
 from engine.planning.inputs import version_of
+from engine.planning.remembered import recall, remember
 from engine.planning.results import SourcePlan
 from engine.sources import ingest
 from engine.sources.exclusions import digest
@@ -18,9 +21,11 @@ from engine.sources.inferred_types import changed_fields
 from engine.sources.recognition import format_of_files
 from engine.spec.variant_names import split_name
 from registry import DataObject, Draft, Manifest, Registry, VersionRef
+from registry.catalog.manifest import Count
 from registry.records.described import described
 from registry.records.schema import fields_of_type
 from registry.storage.checked_json import canonical_json
+from registry.storage.ids import Sha256
 
 if TYPE_CHECKING:
     from engine.sources.files.growth import Continued
@@ -29,8 +34,40 @@ SOURCE = "source"
 """The `op` of external datasets in the registry."""
 
 
-def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> SourcePlan:
-    """Find a source's version, or read it."""
+class Reading(BaseModel):
+    """What a plan needs to know of a source that was read. The objects may be gone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    content_id: Sha256
+    data: tuple[DataObject, ...]
+    rejected: Count
+    ignored: dict[str, int]
+    format: str | None
+
+    def plan(self, source: Source, name: str, registry: Registry) -> SourcePlan:
+        """The plan of the source; `name` is that of its versions."""
+        made = InputVersion(ref=VersionRef(name=name, version=0, content_id=self.content_id), data=self.data)
+        return SourcePlan(
+            source.name,
+            "READ",
+            made.rows,
+            made,
+            rejected=self.rejected,
+            ignored=self.ignored,
+            inferred=_inferred(source),
+            changed=_changed(source, name, registry),
+            format=self.format,
+        )
+
+
+def plan_source(pipeline: Pipeline, source: Source, registry: Registry, *, with_rows: bool = True) -> SourcePlan:
+    """Find a source's version, or read it.
+
+    Args:
+        with_rows: put the rows into the registry's store. Otherwise the plan may be what an earlier reading of the same source
+            gave, without a draft.
+    """
     name = f"{pipeline.spec.name}/{source.name}"
     base_dir, seed = pipeline.file.parent, pipeline.seed_of(source.name)
     excluded = pipeline.excluded.get(name, frozenset())
@@ -38,6 +75,10 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
     identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded, row_format)
     if identity is not None and (found := _source_hit(name, ingest.source_key(identity), registry)):
         return _hit(source, found, row_format.name if row_format else None)
+    # More than the step key has decides whether the rows are accepted, such as `allow_empty`.
+    key = {"identity": identity, "spec": source.spec.model_dump_json()}
+    if identity is not None and not with_rows and (known := recall(Reading, key)):
+        return known.plan(source, name, registry)
     before = _continued(name, source, base_dir, identity, registry) if identity is not None else None
     read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, before, row_format)
     if identity is None:
@@ -67,19 +108,12 @@ def plan_source(pipeline: Pipeline, source: Source, registry: Registry) -> Sourc
         rejected=read.rejected,
         files=ingest.files_of(source.spec, base_dir),
     )
-    made = InputVersion(ref=VersionRef(name=name, version=0, content_id=read.content_id), data=read.data)
-    return SourcePlan(
-        source.name,
-        "READ",
-        read.rows,
-        made,
-        draft=draft,
-        rejected=read.rejected,
-        ignored=read.ignored,
-        inferred=_inferred(source),
-        changed=_changed(source, registry.newest(name)),
-        format=read.format,
+    reading = Reading(
+        content_id=read.content_id, data=read.data, rejected=read.rejected, ignored=dict(read.ignored), format=read.format
     )
+    if key["identity"] is not None:
+        remember(reading, key)
+    return replace(reading.plan(source, name, registry), draft=draft)
 
 
 def _hit(source: Source, found: Manifest, row_format: str | None) -> SourcePlan:
@@ -92,9 +126,10 @@ def _inferred(source: Source) -> str:
     return "" if source.spec.type else ", ".join(f"{field.name}: {field.type}" for field in described(source.record).fields)
 
 
-def _changed(source: Source, before: Manifest | None) -> tuple[str, ...]:
+def _changed(source: Source, name: str, registry: Registry) -> tuple[str, ...]:
     """How the fields of a source without a type differ from those of its newest version."""
-    if source.spec.type or before is None:
+    before = None if source.spec.type else registry.newest(name)
+    if before is None:
         return ()
     return tuple(changed_fields(before.fields, fields_of_type(source.record)))
 

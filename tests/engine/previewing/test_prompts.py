@@ -16,7 +16,7 @@ from engine.llm.local.tokenizer import Tokenizer
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from engine.planning.results import SharedPrefix, StepPlan
-from engine.previewing.prompts import with_prompts
+from engine.previewing.prompt_bounds import with_prompts
 from registry import Registry
 from tests.chat_server import ChatServer, completion
 from tests.engine.previewing.test_preview import pipeline
