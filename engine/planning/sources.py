@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 SOURCE = "source"
 """The `op` of external datasets in the registry."""
 
+KnownVersions = Mapping[str, Sequence[str]]
+"""Ids of versions by step key. Some may be removed meanwhile, and others added."""
+
 
 class Reading(BaseModel):
     """What a plan needs to know of a source that was read. The objects may be gone."""
@@ -61,24 +64,32 @@ class Reading(BaseModel):
         )
 
 
-def plan_source(pipeline: Pipeline, source: Source, registry: Registry, *, with_rows: bool = True) -> SourcePlan:
+def source_name(pipeline: Pipeline, source: str) -> str:
+    """The name of a source's versions."""
+    return f"{pipeline.spec.name}/{source}"
+
+
+def plan_source(
+    pipeline: Pipeline, source: Source, registry: Registry, known: KnownVersions | None = None, *, with_rows: bool = True
+) -> SourcePlan:
     """Find a source's version, or read it.
 
     Args:
+        known: versions to look at first. If the source's is not among them, the registry is asked.
         with_rows: put the rows into the registry's store. Otherwise the plan may be what an earlier reading of the same source
             gave, without a draft.
     """
-    name = f"{pipeline.spec.name}/{source.name}"
+    name = source_name(pipeline, source.name)
     base_dir, seed = pipeline.file.parent, pipeline.seed_of(source.name)
     excluded = pipeline.excluded.get(name, frozenset())
     row_format = format_of_files(source.spec, source.record, base_dir)
     identity = ingest.identity(source.spec, source.record, base_dir, seed, excluded, row_format)
-    if identity is not None and (found := _source_hit(name, ingest.source_key(identity), registry)):
+    if identity is not None and (found := _source_hit(name, ingest.source_key(identity), registry, known)):
         return _hit(source, found, row_format.name if row_format else None)
     # More than the step key has decides whether the rows are accepted, such as `allow_empty`.
     key = {"identity": identity, "spec": source.spec.model_dump_json()}
-    if identity is not None and not with_rows and (known := recall(Reading, key)):
-        return known.plan(source, name, registry)
+    if identity is not None and not with_rows and (reading := recall(Reading, key)):
+        return reading.plan(source, name, registry)
     before = _continued(name, source, base_dir, identity, registry) if identity is not None else None
     read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, before, row_format)
     if identity is None:
@@ -134,9 +145,11 @@ def _changed(source: Source, name: str, registry: Registry) -> tuple[str, ...]:
     return tuple(changed_fields(before.fields, fields_of_type(source.record)))
 
 
-def _source_hit(name: str, step_key: str, registry: Registry) -> Manifest | None:
-    found = registry.find_step(step_key)
-    return next((manifest for manifest in found if manifest.name == name and registry.intact(manifest)), None)
+def _source_hit(name: str, step_key: str, registry: Registry, known: KnownVersions | None = None) -> Manifest | None:
+    def hit(versions: Iterable[Manifest]) -> Manifest | None:
+        return next((each for each in versions if each.name == name and registry.intact(each)), None)
+
+    return hit(registry.kept((known or {}).get(step_key, ()))) or hit(registry.find_step(step_key))
 
 
 def _continued(name: str, source: Source, base_dir: Path, identity: Mapping[str, Any], registry: Registry) -> Continued | None:
