@@ -28,28 +28,26 @@ from engine.planning.keys import base_document, step_document, step_key
 from engine.planning.results import Plan, StepPlan
 from engine.planning.reviews import StepReview, review_of
 from engine.planning.row_groups import row_groups_of
-from engine.planning.sources import KnownVersions, plan_source, source_name
+from engine.planning.sources import KnownVersions, Rows, plan_source, source_name
 from registry import Manifest, Registry
 
 
 def make_plan(
-    pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False, with_rows: bool = True
+    pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False, rows: Rows = "read"
 ) -> Plan:
     """Plan the selected steps and everything they need. Sources that are not versions yet are read and typed.
 
     Args:
-        with_rows: as for `plan_source`.
+        rows: what is needed of sources that are no versions yet.
 
     Raises:
         PipelineError: a source has rows that do not fit its type.
-        CorruptError: without rows: some step's plan needs them.
+        CorruptError: rows were not read, and the plan of some step needs them.
     """
     chosen = needed(pipeline, select)
     known = known_versions(pipeline, registry)
     source_plans = [
-        plan_source(pipeline, each, registry, known, with_rows=with_rows)
-        for name, each in pipeline.sources.items()
-        if name in chosen
+        plan_source(pipeline, each, registry, known, rows) for name, each in pipeline.sources.items() if name in chosen
     ]
     available: Available = {(source.name, ""): source.input for source in source_plans}
     step_plans = []

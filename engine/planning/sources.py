@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,7 +20,7 @@ from engine.sources.exclusions import digest
 from engine.sources.inferred_types import changed_fields
 from engine.sources.recognition import format_of_files
 from engine.spec.variant_names import split_name
-from registry import DataObject, Draft, Manifest, Registry, VersionRef
+from registry import DataObject, Draft, Manifest, ObjectStore, Registry, VersionRef
 from registry.catalog.manifest import Count
 from registry.records.described import described
 from registry.records.schema import fields_of_type
@@ -36,17 +36,26 @@ SOURCE = "source"
 KnownVersions = Mapping[str, Sequence[str]]
 """Ids of versions by step key. Some may be removed meanwhile, and others added."""
 
+Rows = Literal["unread", "stored", "read"]
+"""What a plan needs of a source that is no version yet: only what an earlier plan found out about its rows; these rows as well,
+in the registry's store; or to read them now."""
+
 
 class Reading(BaseModel):
-    """What a plan needs to know of a source that was read. The objects may be gone."""
+    """What a plan needs to know of a source that was read. The objects, with its rows and images, may be gone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     content_id: Sha256
     data: tuple[DataObject, ...]
+    images: tuple[DataObject, ...]
     rejected: Count
     ignored: dict[str, int]
     format: str | None
+
+    def is_in(self, store: ObjectStore) -> bool:
+        """Whether the objects are there."""
+        return all(store.has(each.sha256, each.bytes) for each in (*self.data, *self.images))
 
     def plan(self, source: Source, name: str, registry: Registry) -> SourcePlan:
         """The plan of the source; `name` is that of its versions."""
@@ -70,14 +79,13 @@ def source_name(pipeline: Pipeline, source: str) -> str:
 
 
 def plan_source(
-    pipeline: Pipeline, source: Source, registry: Registry, known: KnownVersions | None = None, *, with_rows: bool = True
+    pipeline: Pipeline, source: Source, registry: Registry, known: KnownVersions | None = None, rows: Rows = "read"
 ) -> SourcePlan:
     """Find a source's version, or read it.
 
     Args:
         known: versions to look at first. If the source's is not among them, the registry is asked.
-        with_rows: put the rows into the registry's store. Otherwise the plan may be what an earlier reading of the same source
-            gave, without a draft.
+        rows: if it is not `read`, the plan may be what an earlier plan read, and then it has no draft.
     """
     name = source_name(pipeline, source.name)
     base_dir, seed = pipeline.file.parent, pipeline.seed_of(source.name)
@@ -88,10 +96,11 @@ def plan_source(
         return _hit(source, found, row_format.name if row_format else None)
     # More than the step key has decides whether the rows are accepted, such as `allow_empty`.
     key = {"identity": identity, "spec": source.spec.model_dump_json()}
-    if identity is not None and not with_rows and (reading := recall(Reading, key)):
-        return reading.plan(source, name, registry)
-    before = _continued(name, source, base_dir, identity, registry) if identity is not None else None
-    read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, before, row_format)
+    before = recall(Reading, key) if identity is not None and rows != "read" else None
+    if before and (rows == "unread" or before.is_in(registry.store)):
+        return before.plan(source, name, registry)
+    grown = _continued(name, source, base_dir, identity, registry) if identity is not None else None
+    read = ingest.ingest(source.name, source.spec, source.record, base_dir, seed, registry.store, excluded, grown, row_format)
     if identity is None:
         identity = {"content": read.content_id, "spec": source.spec.model_dump(mode="json")}
         identity |= {"excluded": digest(excluded)} if excluded else {}
@@ -120,9 +129,14 @@ def plan_source(
         files=ingest.files_of(source.spec, base_dir),
     )
     reading = Reading(
-        content_id=read.content_id, data=read.data, rejected=read.rejected, ignored=dict(read.ignored), format=read.format
+        content_id=read.content_id,
+        data=read.data,
+        images=read.images,
+        rejected=read.rejected,
+        ignored=dict(read.ignored),
+        format=read.format,
     )
-    if key["identity"] is not None:
+    if rows != "read" and key["identity"] is not None:
         remember(reading, key)
     return replace(reading.plan(source, name, registry), draft=draft)
 

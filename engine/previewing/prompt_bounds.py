@@ -30,11 +30,14 @@ class PromptBounds(BaseModel):
     shared: dict[str, SharedPrefix]
 
 
-def with_prompts(pipeline: Pipeline, plan: Plan, registry: Registry) -> Plan:
+def with_prompts(pipeline: Pipeline, plan: Plan, registry: Registry, *, stored: bool = True) -> Plan:
     """The plan, with smaller bounds for the steps whose prompts can be made.
 
+    Args:
+        stored: whether the rows of all sources are in the registry's store.
+
     Raises:
-        MissingError: prompts have to be made, and the plan has a source whose rows were not read.
+        MissingError: prompts have to be made, and rows may be missing.
     """
     known: dict[str, PromptBounds] = {}
     unknown: list[StepPlan] = []
@@ -50,7 +53,8 @@ def with_prompts(pipeline: Pipeline, plan: Plan, registry: Registry) -> Plan:
             unknown.append(each)
     if unknown:
         # To an operator, a missing image looks like a row that it cannot use. So this does not wait until one is missing.
-        if source := next((each for each in plan.sources if each.status == "READ" and each.draft is None), None):
+        unread = (each for each in plan.sources if each.status == "READ" and each.draft is None)
+        if not stored and (source := next(unread, None)):
             raise MissingError(f"the rows of {source.name} were not read")
         from engine.previewing.prompts import bounds_of_prompts  # imports what workers need
 
