@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -41,16 +42,17 @@ def with_prompts(pipeline: Pipeline, plan: Plan, registry: Registry, *, stored: 
     """
     known: dict[str, PromptBounds] = {}
     unknown: list[StepPlan] = []
+    keys: dict[str, Mapping[str, Any]] = {}
     for each in plan.steps:
-        step = pipeline.steps[each.name]
-        if not _can_be_made(step, each):
+        if not _can_be_made(pipeline.steps[each.name], each):
             continue
         # Which rows of a step are finished changes all the time, so only bounds of all rows are remembered.
-        found = recall(PromptBounds, _key(step, each)) if each.status == "RUN" else None
-        if found:
-            known[each.name] = found
-        else:
-            unknown.append(each)
+        if each.status == "RUN":
+            keys[each.name] = _key(pipeline.steps[each.name], each)
+            if found := recall(PromptBounds, keys[each.name]):
+                known[each.name] = found
+                continue
+        unknown.append(each)
     if unknown:
         # To an operator, a missing image looks like a row that it cannot use. So this does not wait until one is missing.
         unread = (each for each in plan.sources if each.status == "READ" and each.draft is None)
@@ -58,10 +60,10 @@ def with_prompts(pipeline: Pipeline, plan: Plan, registry: Registry, *, stored: 
             raise MissingError(f"the rows of {source.name} were not read")
         from engine.previewing.prompts import bounds_of_prompts  # imports what workers need
 
-        known |= bounds_of_prompts(pipeline, unknown, registry)
-        for each in unknown:
-            if each.status == "RUN":
-                remember(known[each.name], _key(pipeline.steps[each.name], each))
+        made = bounds_of_prompts(pipeline, unknown, registry)
+        for name in made.keys() & keys.keys():
+            remember(made[name], keys[name])
+        known |= made
     return replace(plan, steps=tuple(_with(each, known.get(each.name)) for each in plan.steps))
 
 
