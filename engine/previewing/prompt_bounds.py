@@ -6,29 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from engine.llm.local.tokenizer import tokenizer_digest
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import memory_of
 from engine.planning.remembered import recall, remember
-from engine.planning.results import Plan, SharedPrefix, StepPlan
+from engine.planning.results import Plan, PromptBounds, StepPlan
 from registry import Registry
 from registry.errors import MissingError
 
 MOST_ROWS = 20_000
 """The prompts of steps with more rows are not made: that would take longer than seconds."""
-
-
-class PromptBounds(BaseModel):
-    """The bounds of a step none of whose rows are finished. See StepPlan."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    calls: int
-    tokens: int
-    cost_usd: float
-    shared: dict[str, SharedPrefix]
 
 
 def with_prompts(pipeline: Pipeline, plan: Plan, registry: Registry, *, stored: bool = True) -> Plan:

@@ -30,8 +30,7 @@ from engine.packages.catalogue import full_name
 from engine.packages.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import partitions
-from engine.planning.results import SharedPrefix, StepPlan
-from engine.previewing.prompt_bounds import PromptBounds
+from engine.planning.results import PromptBounds, SharedPrefix, StepPlan
 from engine.spec.pipeline_spec import Resources
 from engine.worker.attachments import FileCollector
 from engine.worker.models import Models
