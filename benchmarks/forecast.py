@@ -36,7 +36,7 @@ from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from engine.previewing.forecast import STARTUP_SECONDS
 from engine.previewing.preview import preview
-from engine.previewing.prompts import with_prompts
+from engine.previewing.prompt_bounds import with_prompts
 from engine.running.run import run
 from registry import Registry
 

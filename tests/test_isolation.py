@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine.llm.model_cache import cache_folder
+from engine.user_cache import cache_folder
 
-CODE = "from engine.llm.model_cache import cache_folder; print(cache_folder())"
+CODE = "from engine.user_cache import cache_folder; print(cache_folder())"
 
 
 def test_the_cache_is_that_of_the_session_here_and_in_commands() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from engine.spec.variant_names import split_name
 if TYPE_CHECKING:
     from engine.pipeline.graph import Pipeline
     from engine.planning.results import Plan
+    from engine.planning.sources import Rows
     from engine.spec.matrix import MatrixOptions
     from registry import Registry
 
@@ -103,19 +105,29 @@ def chosen_steps(checked: Pipeline, names: Iterable[str] | None, option: str) ->
 
 
 def planned(checked: Pipeline, registry: Registry, chosen: Set[str], forced: Set[str], why: bool) -> Plan:
-    """What a run would do; see `engine.planning.plan.make_plan` and `engine.previewing.prompts`."""
-    from engine.planning.plan import make_plan
+    """What a run would do; see `engine.planning.plan.make_plan` and `engine.previewing.prompt_bounds`."""
     from registry import Registry
+    from registry.errors import CorruptError
 
     with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
         # A plan reads and types the sources. If there is no registry yet, they are written to a scratch folder.
         there = registry if registry.exists else Registry(scratch)
-        made = make_plan(checked, there, select=set(chosen), force=set(forced), why=why)
-        if any(step.calls for step in made.steps):
-            from engine.previewing.prompts import with_prompts  # imports what workers need
+        needs: tuple[Rows, ...] = ("unread", "stored")
+        for rows in needs:
+            with suppress(CorruptError):  # the plan of some step needs rows that are not there
+                return _planned(checked, there, chosen, forced, why, rows)
+        return _planned(checked, there, chosen, forced, why, "read")
 
-            made = with_prompts(checked, made, there)
-        return made
+
+def _planned(checked: Pipeline, registry: Registry, chosen: Set[str], forced: Set[str], why: bool, rows: Rows) -> Plan:
+    from engine.planning.plan import make_plan
+
+    made = make_plan(checked, registry, select=set(chosen), force=set(forced), why=why, rows=rows)
+    if any(step.calls for step in made.steps):
+        from engine.previewing.prompt_bounds import with_prompts
+
+        made = with_prompts(checked, made, registry, stored=rows != "unread")
+    return made
 
 
 def _may_exist(location: str) -> bool:

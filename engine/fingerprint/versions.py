@@ -13,13 +13,19 @@ _VERSION = re.compile(r"^Version: *(\S+)[ \t]*$", re.MULTILINE)
 @cache
 def version_of(package: str) -> str:
     """The version of a distribution, or of the distribution that has a module of this name, after its name."""
-    try:
-        return _version(distribution(package))
-    except PackageNotFoundError:
-        pass
+    if own := installed_version(package):
+        return own
     for name in _distributions().get(package, []):
         return f"{name} {_version(distribution(name))}"
     return "unversioned"
+
+
+def installed_version(name: str) -> str | None:
+    """The version of a distribution; None if it is not installed."""
+    try:
+        return _version(distribution(name))
+    except PackageNotFoundError:
+        return None
 
 
 def _version(installed: Distribution) -> str:

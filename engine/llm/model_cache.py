@@ -16,9 +16,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
 from engine.errors import EngineError
+from engine.user_cache import cache_folder
 
 SUMS = ".sha256.json"
 """In a folder that the engine converted: the checksums of its other files."""
@@ -27,14 +26,6 @@ Sums = Mapping[str, str]
 """SHA-256 in hex of a folder's files, by their paths in it (with slashes)."""
 
 _checked: set[Path] = set()
-
-
-def cache_folder() -> Path:
-    """The folder for model folders: ENGINE_CACHE, or else the user's cache folder."""
-    root = os.environ.get("ENGINE_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "posttrain-engine"
 
 
 def folder_of(sums: Sums) -> Path:
@@ -57,6 +48,8 @@ def cached(folder: Path, build: Callable[[Path], None], sums: Sums | None = None
     if folder in _checked:
         return folder
     if wrong(folder, sums) is not None:
+        from filelock import FileLock  # `engine check` does without
+
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             trouble = wrong(folder, sums)  # another process may have built it in the meantime

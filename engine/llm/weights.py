@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from engine.errors import EngineError
-from engine.llm.model_cache import cache_folder, cached, folder_of, place_in
+from engine.llm.model_cache import cached, folder_of, place_in
+from engine.user_cache import cache_folder
 from registry import Model, ObjectStore
 from registry.errors import CorruptError, QueryError
 

@@ -6,15 +6,17 @@ at first, and the user's cache before the registry, because a look at it takes a
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.fingerprint.code import code_of_function
-from engine.llm.model_cache import cache_folder
 from engine.operator.generators import Generator
 from engine.packages.catalogue import full_name
-from registry.storage.checked_json import json_digest
+from engine.user_cache import Entries
+from registry.storage.checked_json import canonical_json, json_digest
+
+ACCEPTED = Entries("generators")
+"""An entry without content for each task with settings that a generator accepted."""
 
 
 def setting_problems(
@@ -28,12 +30,10 @@ def setting_problems(
     name = full_name(generator)
     asked = {"generator": name, "task": task, "settings": dict(settings), "identity": generator.identity()}
     asked |= code_of_function(generator.check, name).document()
-    accepted = cache_folder() / "generators" / json_digest(asked)
-    if accepted.exists():
+    entry, follows_from = json_digest(asked), canonical_json(asked)
+    if ACCEPTED.read(entry, follows_from) is not None:
         return []
     problems = [] if were_used() else generator.check(task, settings)
     if not problems:
-        with contextlib.suppress(OSError):  # without a cache, the next check asks again
-            accepted.parent.mkdir(parents=True, exist_ok=True)
-            accepted.touch()
+        ACCEPTED.write(entry, follows_from, b"")
     return problems

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from engine.jobs.feed import Feed
 from engine.jobs.messages import WHOLE, Partition
@@ -27,23 +28,28 @@ from engine.planning.keys import base_document, step_document, step_key
 from engine.planning.results import Plan, StepPlan
 from engine.planning.reviews import StepReview, review_of
 from engine.planning.row_groups import row_groups_of
-from engine.planning.sources import plan_source
+from engine.planning.sources import KnownVersions, Rows, plan_source, source_name
 from registry import Manifest, Registry
 
-KnownVersions = Mapping[str, Sequence[str]]
-"""Ids of versions by step key. Some may be removed meanwhile, and others added."""
 
-
-def make_plan(pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False) -> Plan:
+def make_plan(
+    pipeline: Pipeline, registry: Registry, *, select: set[str], force: set[str], why: bool = False, rows: Rows = "read"
+) -> Plan:
     """Plan the selected steps and everything they need. Sources that are not versions yet are read and typed.
+
+    Args:
+        rows: what is needed of sources that are no versions yet.
 
     Raises:
         PipelineError: a source has rows that do not fit its type.
+        CorruptError: rows were not read, and the plan of some step needs them.
     """
     chosen = needed(pipeline, select)
-    source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
-    available: Available = {(source.name, ""): source.input for source in source_plans}
     known = known_versions(pipeline, registry)
+    source_plans = [
+        plan_source(pipeline, each, registry, known, rows) for name, each in pipeline.sources.items() if name in chosen
+    ]
+    available: Available = {(source.name, ""): source.input for source in source_plans}
     step_plans = []
     to_run: list[Step] = []
     for name, step in pipeline.steps.items():
@@ -150,9 +156,9 @@ def keyed(pipeline: Pipeline, step: Step, inputs: Inputs, registry: Registry, re
 
 
 def known_versions(pipeline: Pipeline, registry: Registry) -> KnownVersions:
-    """The newest versions of the outputs of a pipeline's steps, for `find_outputs`."""
-    outputs = [pipeline.output_name(name, output) for name, step in pipeline.steps.items() for output in step.operator.outputs]
-    return registry.newest_by_step_key(outputs)
+    """The newest versions of a pipeline's sources and of the outputs of its steps, for `plan_source` and `find_outputs`."""
+    names = [pipeline.output_name(name, output) for name, step in pipeline.steps.items() for output in step.operator.outputs]
+    return registry.newest_by_step_key([*map(partial(source_name, pipeline), pipeline.sources), *names])
 
 
 def find_outputs(

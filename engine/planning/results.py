@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from pydantic import BaseModel, ConfigDict
+
 from engine.jobs.messages import InputVersion
 from engine.planning.inputs import Inputs
 from engine.planning.reviews import StepReview
@@ -15,8 +17,9 @@ from registry import Draft, Manifest
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """A source: `HIT` if its version exists, `READ` if it was just read and is not committed yet.
+    """A source: `HIT` if its version exists, `READ` if it was read and is not committed yet.
 
+    There is a draft if it was read just now, not by an earlier plan.
     `inferred` is its type, if that was taken from the rows; `changed` says how its fields differ from those of its newest
     version; `format` is the format of its rows, None for the own fields of their type.
     """
@@ -49,6 +52,17 @@ class SharedPrefix(NamedTuple):
     def share(self) -> float:
         """The part of a prompt that is the same for all rows."""
         return self.characters / self.length if self.length else 0.0
+
+
+class PromptBounds(BaseModel):
+    """Upper bounds of a step from the prompts of its rows. See StepPlan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calls: int
+    tokens: int
+    cost_usd: float
+    shared: dict[str, SharedPrefix]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from engine.execution.jobs import job_of
@@ -30,15 +30,12 @@ from engine.packages.catalogue import full_name
 from engine.packages.local_modules import use_local_modules
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.plan import partitions
-from engine.planning.results import Plan, SharedPrefix, StepPlan
+from engine.planning.results import PromptBounds, SharedPrefix, StepPlan
 from engine.spec.pipeline_spec import Resources
 from engine.worker.attachments import FileCollector
 from engine.worker.models import Models
 from engine.worker.operation import Operation, Scope
 from registry import Overlay, Record, Registry
-
-MOST_ROWS = 20_000
-"""The prompts of steps with more rows are not made: that would take longer than seconds."""
 
 FRAME_TOKENS = 48
 """The messages of a prompt: a system message, a user message, and the beginning of the answer."""
@@ -47,27 +44,12 @@ _TURNS = 4
 """Turns of the event loop that an operator may take before its first request."""
 
 
-def with_prompts(pipeline: Pipeline, plan: Plan, registry: Registry) -> Plan:
-    """The plan, with smaller bounds for the steps whose prompts can be made."""
-    if not any(_can_be_made(pipeline.steps[each.name], each) for each in plan.steps):
-        return plan
+def bounds_of_prompts(pipeline: Pipeline, plans: Iterable[StepPlan], registry: Registry) -> dict[str, PromptBounds]:
+    """The bounds of steps whose rows are in the registry's store, by step."""
     use_local_modules(pipeline.modules)
     with tempfile.TemporaryDirectory(prefix="engine-plan-") as scratch:
         overlay = Overlay(scratch, registry)  # an operator may leave files
-        steps = tuple(
-            _bounded(pipeline, pipeline.steps[each.name], each, overlay)
-            if _can_be_made(pipeline.steps[each.name], each)
-            else each
-            for each in plan.steps
-        )
-    return replace(plan, steps=steps)
-
-
-def _can_be_made(step: Step, plan: StepPlan) -> bool:
-    chat = [model for model in step.models.values() if not model.spec.encodes]
-    known = all(model.weights is not None or model.spec.remote for model in step.models.values())
-    to_run = plan.status in ("RUN", "RESUME") and 0 < (plan.rows or 0) <= MOST_ROWS
-    return bool(chat) and len(chat) == len(step.models) and known and to_run and step.operator.shape == "row"
+        return {each.name: _bounds(pipeline, pipeline.steps[each.name], each, overlay) for each in plans}
 
 
 @dataclass
@@ -130,8 +112,8 @@ def _common_beginning(one: str, other: str) -> str:
     return one[: next((place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(other))]
 
 
-def _bounded(pipeline: Pipeline, step: Step, plan: StepPlan, overlay: Overlay) -> StepPlan:
-    """The plan of a step with bounds from the prompts of its rows that no earlier run has finished."""
+def _bounds(pipeline: Pipeline, step: Step, plan: StepPlan, overlay: Overlay) -> PromptBounds:
+    """The bounds of a step from the prompts of its rows that no earlier run has finished."""
     code = code_of(full_name(step.operator)).code.values()
     own_texts = [*(text for text in code if text.startswith("builtins.")), step.params.model_dump_json()]
     roles = {}
@@ -156,8 +138,7 @@ def _bounded(pipeline: Pipeline, step: Step, plan: StepPlan, overlay: Overlay) -
         asyncio.run(_count_all(operation, scope, left, listening, roles, whole))
     finally:
         scope.clear()
-    return replace(
-        plan,
+    return PromptBounds(
         calls=sum(each.calls for each in roles.values()),
         tokens=sum(each.tokens_in + each.tokens_out for each in roles.values()),
         cost_usd=sum(each.spec.cost(each.tokens_in, each.tokens_out) for each in roles.values()),

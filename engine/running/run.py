@@ -56,8 +56,8 @@ def run(
     began = dt.datetime.now(dt.UTC)
     chosen = needed(pipeline, select)
     moves = move_latest or _moves_latest(pipeline, registry)
-    source_plans = [plan_source(pipeline, each, registry) for name, each in pipeline.sources.items() if name in chosen]
     known = known_versions(pipeline, registry)
+    source_plans = [plan_source(pipeline, each, registry, known) for name, each in pipeline.sources.items() if name in chosen]
     source: dict[str, Any] = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
     source["graph"] = [_in_words(pipeline, pipeline.steps[name]) for name in pipeline.steps if name in chosen]
     if pipeline.spec.matrix:

@@ -12,9 +12,10 @@ from engine.jobs.partitions import Size
 from engine.model_servers.servers import Servers
 from engine.pipeline.graph import Pipeline, Step
 from engine.planning.inputs import Available, resolve_inputs, version_of
-from engine.planning.plan import KnownVersions, keyed
+from engine.planning.plan import keyed
 from engine.planning.results import StepPlan
 from engine.planning.reviews import StepReview
+from engine.planning.sources import KnownVersions
 from engine.running.claims import Claims
 from engine.running.result import Observer, StepResult
 from registry import Draft, Hit, Manifest, Registry, StepRun

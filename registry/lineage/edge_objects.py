@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from registry.errors import CorruptError
 from registry.storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 Column = Literal["child_row", "parent_row"]
 V = TypeVar("V")
@@ -47,17 +49,23 @@ class EdgeObjects:
         return self._read(sha256, chosen)
 
     def _read(self, sha256: str, groups: list[int]) -> pa.Table:
-        with self._store.open(sha256) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+        with self._store.open(sha256) as source, _parquet(source) as file:
             try:
                 return file.read_row_groups(groups)
             except (OSError, pa.ArrowException) as error:
                 raise CorruptError(f"object {sha256} is damaged: {error}") from error
 
     def _read_bounds(self, sha256: str) -> list[Bounds]:
-        with self._store.open(sha256) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+        with self._store.open(sha256) as source, _parquet(source) as file:
             names = file.schema_arrow.names
             groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
             return [{name: _bounds(group.column(place).statistics) for place, name in enumerate(names)} for group in groups]
+
+
+def _parquet(source: pa.NativeFile) -> pq.ParquetFile:
+    import pyarrow.parquet  # most queries do without
+
+    return pyarrow.parquet.ParquetFile(source, page_checksum_verification=True)
 
 
 def _bounds(statistics: pq.Statistics | None) -> tuple[int, int] | None:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from registry.catalog import side_schemas
 from registry.catalog.catalog import Catalog
@@ -67,7 +66,6 @@ _EDGES = {
 }
 _SIDE_VIEWS = re.compile(r"\b(?:row_lineage|llm_calls|rejects|training_exposure|\w+_edges)\b", re.IGNORECASE)
 """The views that read side objects: only a query that names one of them opens any."""
-
 
 _REVIEWS = re.compile(r"\breviews\b|\breview_decisions\b", re.IGNORECASE)
 """The view with the decisions of reviews: only a query that names it reads their files."""
@@ -361,6 +359,8 @@ class Session:
 
     def _schema(self, sha256: str, version: str) -> pa.Schema:
         """The columns of an object of a version."""
+        import pyarrow.parquet as pq  # most queries do without
+
         try:
             return pq.ParquetFile(self._store.open(sha256)).schema_arrow
         except (OSError, pa.ArrowException) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,10 @@ from engine.llm.limits.budget import TEMPLATE_TOKENS
 from engine.llm.types.model_spec import ModelSpec
 from engine.llm.types.requests import texts_of
 from engine.llm.weights import EMBEDDED, EMBEDDED_PACKAGE, ModelWeights
+from engine.user_cache import cache_folder
+
+_TOKENS, _CONFIG, _TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+"""The files of a tokenizer."""
 
 _FRAME_TOKENS = 16
 """Tokens that a template may add to a message, if it cannot be rendered."""
@@ -29,10 +34,10 @@ class Tokenizer:
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer as Fast
 
-        self._tokenizer = Fast.from_file(str(folder / "tokenizer.json"))
-        config = folder / "tokenizer_config.json"
+        self._tokenizer = Fast.from_file(str(folder / _TOKENS))
+        config = folder / _CONFIG
         self._config: dict[str, Any] = json.loads(config.read_text("utf-8")) if config.exists() else {}
-        template = folder / "chat_template.jinja"
+        template = folder / _TEMPLATE
         text = template.read_text("utf-8") if template.exists() else self._config.get("chat_template")
         self._template = _compiled(text) if isinstance(text, str) else None
 
@@ -59,15 +64,36 @@ def known_tokenizer(spec: ModelSpec, weights: ModelWeights | None) -> Tokenizer 
     That of a model in the process lies beside its weights. A server that calls its model by the path of a folder, or by the
     name of a model in the hub's cache, as vLLM does, uses the one there.
     """
-    for folder in _folders(spec, weights):
-        if (folder / "tokenizer.json").is_file():
-            try:
-                return Tokenizer(folder)
-            except (OSError, ValueError, ImportError):
-                return None
-            except Exception:  # the library raises plain exceptions for files that it cannot read
-                return None
-    return None
+    folder = _folder(spec, weights)
+    if folder is None:
+        return None
+    try:
+        return Tokenizer(folder)
+    except (OSError, ValueError, ImportError):
+        return None
+    except Exception:  # the library raises plain exceptions for files that it cannot read
+        return None
+
+
+def tokenizer_digest(spec: ModelSpec, weights: ModelWeights | None) -> str | None:
+    """The SHA-256 of the files of `known_tokenizer`, without loading it; None if there are none."""
+    folder = _folder(spec, weights)
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for name in (_TOKENS, _CONFIG, _TEMPLATE):
+        try:
+            content = (folder / name).read_bytes()
+        except OSError as error:
+            digest.update(f"{name}: {error.errno}\n".encode())
+        else:
+            digest.update(f"{name} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _folder(spec: ModelSpec, weights: ModelWeights | None) -> Path | None:
+    return next((folder for folder in _folders(spec, weights) if (folder / _TOKENS).is_file()), None)
 
 
 def _folders(spec: ModelSpec, weights: ModelWeights | None) -> list[Path]:
@@ -80,8 +106,6 @@ def _folders(spec: ModelSpec, weights: ModelWeights | None) -> list[Path]:
     if weights.source == "hub":
         return _in_hub_cache(weights.location)
     if weights.source == "embedded" and weights.location == EMBEDDED:
-        from engine.llm.model_cache import cache_folder
-
         return [cache_folder() / "models" / f"{EMBEDDED}-{EMBEDDED_PACKAGE.rpartition('=')[2]}"]
     return []
 

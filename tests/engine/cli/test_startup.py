@@ -114,14 +114,26 @@ def test_finished_steps_import_neither_arrow_nor_what_runs_them(
     assert imported(command) == {"duckdb"}
 
 
-@pytest.mark.parametrize(
-    ("command", "needed"), [(["ls"], ()), (["runs"], ()), (["sql", "select 1"], ARROW), (["plan", "p.yaml"], ARROW)]
-)
+@pytest.mark.parametrize(("command", "needed"), [(["ls"], ()), (["runs"], ()), (["sql", "select 1"], ARROW)])
 def test_reading_a_registry_imports_no_heavy_package(registry: Registry, command: list[str], needed: Collection[str]) -> None:
+    registry.catalog.rebuild()
+    assert imported(command, others=("pyarrow.parquet",)) == {"duckdb", *needed}
+
+
+def test_reading_a_source_imports_arrow_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_CACHE", "empty-cache")
     Path("p.yaml").write_text(PIPELINE)
     Path("words.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
     registry.catalog.rebuild()
-    assert imported(command) == {"duckdb", *needed}
+    assert imported(["plan", "p.yaml"]) == {"duckdb", *ARROW}
+    assert imported(["plan", "p.yaml"]) == {"duckdb"}
+
+
+def test_planning_the_shipped_pipelines_again_imports_no_heavy_package(workdir: Path) -> None:
+    plans = {path.stem: ["plan", path.stem] for path in PIPELINES.glob("*.yaml")}
+    codes = (0, 2)  # some name files that are not here
+    imported(*plans.values(), codes=codes)
+    assert {name: imported(plan, codes=codes) for name, plan in plans.items()} == {name: set() for name in plans}
 
 
 @pytest.mark.parametrize("command", [["ls"], ["sql", "from datasets"]])

@@ -15,11 +15,13 @@ from types import CodeType
 
 import pytest
 
+from engine import user_cache
 from engine.fingerprint import parts, syntax
 from engine.fingerprint.parts import Parts
 from engine.fingerprint.reachable_code import fingerprint
 from engine.fingerprint.syntax import Part
 from engine.packages.catalogue import catalogue
+from engine.user_cache import Entries
 
 SOURCE = '''\
 import os
@@ -195,7 +197,7 @@ def test_a_folder_that_is_not_the_users_alone_is_not_used(
         def no_home() -> Path:
             raise RuntimeError("Could not determine home directory.")
 
-        monkeypatch.setattr(parts, "cache_folder", no_home)
+        monkeypatch.setattr(user_cache, "cache_folder", no_home)
     assert everything() == everything() == everything(file=None)
     assert list(elsewhere.iterdir()) == []
     assert not cache.is_dir() or list(cache.iterdir()) == []
@@ -244,7 +246,7 @@ def test_several_writers_at_once_leave_whole_entries(cache: Path) -> None:
 
 
 def test_the_number_of_entries_is_bounded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "MOST_ENTRIES", 10)
+    monkeypatch.setattr(parts, "ENTRIES", Entries("syntax", most=10))
     for number in range(40):
         found = Parts("x = 1\n", f"/{number}.py")
         found.module()

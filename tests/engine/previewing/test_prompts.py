@@ -16,7 +16,7 @@ from engine.llm.local.tokenizer import Tokenizer
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from engine.planning.results import SharedPrefix, StepPlan
-from engine.previewing.prompts import with_prompts
+from engine.previewing.prompt_bounds import with_prompts
 from registry import Registry
 from tests.chat_server import ChatServer, completion
 from tests.engine.previewing.test_preview import pipeline
@@ -56,6 +56,21 @@ def test_prompts_are_counted_with_the_tokenizer_of_the_model(registry: Registry,
     frame = len("<|system|>Be short<|end|><|user|><|end|><|assistant|>")
     assert now.tokens == (frame + len("# ab") + 9) + (frame + len("# cdefg") + 9)
     assert now.calls == before.calls == 2
+
+
+def test_counts_of_another_tokenizer_are_not_remembered(
+    registry: Registry, chat_server: ChatServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_CACHE", "empty-cache")
+    words("ab")
+    text = pipeline("a: {op: ask_once, in: words}", chat_server.model(model=str(folder), max_tokens=9))
+    counted = [planned(text)[1].tokens for _ in range(2)]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": f"12345{TEMPLATE}"}))
+    counted.append(planned(text)[1].tokens)
+    (folder / "tokenizer.json").unlink()
+    counted.append(planned(text)[1].tokens)
+    first = len("<|user|># ab<|end|><|assistant|>") + 9
+    assert counted == [first, first, first + 5, len("Say ab") + 16 + 9]
 
 
 def test_a_template_that_cannot_be_rendered_has_texts_in_parts_counted(folder: Path) -> None:
