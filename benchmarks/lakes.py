@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -189,10 +189,15 @@ class Lance:
 
 
 def solutions(first: int, count: int) -> pa.Table:
-    """Rows like those of MathSolution: some 850 characters each, other ones for other numbers."""
+    """Rows like those of MathSolution: some 850 characters each, other ones for other numbers.
+
+    Words are as frequent as in a natural language (Zipf's law), so that texts compress as those of GSM8K do: zstd makes 0.38 of
+    them (GSM8K: 0.40) and snappy 0.58 (0.53). Of words that are equally frequent, snappy makes nothing smaller, and is fast.
+    """
     draw = random.Random(first)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(20_000)]
-    pool = " ".join(draw.choices(words, k=min(2_000_000, 2_000 + count * 20)))
+    frequencies = list(accumulate(1 / rank for rank in range(1, len(words) + 1)))
+    pool = " ".join(draw.choices(words, cum_weights=frequencies, k=min(2_000_000, 2_000 + count * 20)))
 
     def texts(length: int) -> pa.Array:
         starts = (draw.randrange(len(pool) - length) for _ in range(count))

@@ -7,10 +7,10 @@ temporary folder when it is missing): time, CPU time (which a busy machine does 
 ten minutes on two CPUs.
 
 They do not do the same. This registry makes every file durable (fsync of the file and its folder) before a version is visible, compresses
-with zstd (half of its CPU of an ingest, and nearly half the bytes of the others), writes a CRC into every page, ends objects where their
-rows say, names them by their SHA-256, hashes the rows (an append continues the hash of the version before, whose last objects it reads,
-verifies and stores again with the new rows), and writes a manifest and a run's journal. A small version is a whole run: begun, committed,
-ended, one transaction each, which are most of its CPU. DuckLake (fsync of its catalog, not of its data), Delta and Lance (no fsync at all,
+with zstd (half of its CPU of an ingest, and two thirds of the bytes of the others, which take snappy), writes a CRC into every page, ends
+objects where their rows say, names them by their SHA-256, hashes the rows (an append continues the hash of the version before, whose last
+objects it reads, verifies and stores again with the new rows), and writes a manifest and a run's journal. A small version is a whole run:
+begun, committed, ended, one transaction each, which are most of its CPU. `python -m benchmarks.stages` shows where the CPU goes. DuckLake (fsync of its catalog, not of its data), Delta and Lance (no fsync at all,
 as strace shows) can lose a version when power fails; they keep no checksum of what they store and no hash of the rows. None of them keeps
 lineage or runs. DuckLake's catalog stays open from the first version to the listing (opening it takes longer than a small version); this
 registry opens its own for each transaction, so that other processes get their turn, in a DuckDB that the process started once.

@@ -11,7 +11,6 @@ from typing import IO, Any
 
 from registry.catalog.derived_tables import DerivedTables
 from registry.catalog.manifest import Draft, Event, Hit, Manifest, Pin, StepRun, UsedNumber
-from registry.catalog.rows import manifest_rows, merged, run_rows
 from registry.catalog.run_journal import sealed
 from registry.catalog.write_ahead import Intent
 from registry.counted import counted
@@ -91,13 +90,13 @@ class Catalog(DerivedTables):
                 made[draft.version_id] = Manifest(**draft.model_dump(), version=number, run_id=run_id, created_at=_now())
             manifests = [made[draft.version_id] for draft in drafts]
             changed = {draft.version_id: made[draft.version_id] for draft in fresh}
-            self._database.prove(merged(map(manifest_rows, changed.values())))
-            line = self._step_lines(run_id, [(step, manifests)]) if step else b""
-            if line or changed:
-                with self._changing(Intent(versions=tuple(changed), runs=(run_id,) if line else ())):
+            events = self._step_events(run_id, [step] if step else [])
+            lines = [sealed(event, manifests) for event in events]
+            if events or changed:
+                with self._adding([*changed.values()], events, replaced=[each for each in changed if each in earlier]):
                     for manifest in changed.values():
                         self.files.write(manifest)
-                    if line:
+                    for line in lines:
                         self.runs.append(run_id, line)
         return manifests
 
@@ -108,8 +107,9 @@ class Catalog(DerivedTables):
             UnfitError: the catalog cannot store a value of one of them. Nothing was changed.
         """
         with self._locked():
-            lines = self._step_lines(run_id, hits)
-            with self._changing(Intent(runs=(run_id,))):
+            events = self._step_events(run_id, [hit.step for hit in hits])
+            lines = b"".join(sealed(event, hit.versions) for event, hit in zip(events, hits, strict=True))
+            with self._adding(events=events):
                 self.runs.append(run_id, lines)
 
     def begin_run(self, pipeline: str, source: dict[str, Any], began: dt.datetime | None = None) -> str:
@@ -121,12 +121,12 @@ class Catalog(DerivedTables):
         at = began or _now()
         run_id = f"{at:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         event = Event(event="started", at=at, run_id=run_id, pipeline=pipeline, source=source)
+        line = sealed(event)
         with self._locked():
-            line = self._sealed(event)
             self._end_dead_runs()
             self.runs.claim(run_id)
             try:
-                with self._changing(Intent(runs=(run_id,))):
+                with self._adding(events=[event]):
                     self.runs.append(run_id, line)
             except BaseException:
                 self.runs.release(run_id)
@@ -217,26 +217,20 @@ class Catalog(DerivedTables):
         [(last,)] = self._query("select max(updated_at) from refs")
         # Clocks may stop or go back, but the later of two runs that move a reference must have the later time.
         at = max(_now(), last.replace(tzinfo=dt.UTC) + dt.timedelta(microseconds=1)) if last else _now()
-        lines = {}
+        events = []
         for run_id in run_ids:
             fields = {"event": "ended", "at": at, "run_id": run_id, "pipeline": self.runs.pipeline(run_id)}
-            event = Event.model_validate({**fields, "state": state, "error": error, "refs": refs or {}})
-            lines[run_id] = self._sealed(event)
-        with self._changing(Intent(runs=tuple(run_ids))):
+            events.append(Event.model_validate({**fields, "state": state, "error": error, "refs": refs or {}}))
+        lines = {event.run_id: sealed(event) for event in events}
+        with self._adding(events=events):
             for run_id, line in lines.items():
                 self.runs.append(run_id, line)
 
-    def _step_lines(self, run_id: str, steps: Sequence[tuple[StepRun, Sequence[Manifest]]]) -> bytes:
-        """Steps, each with the versions that it made or used, as lines of their run's journal; raises UnfitError."""
+    def _step_events(self, run_id: str, steps: Sequence[StepRun]) -> list[Event]:
+        if not steps:
+            return []
         shared: dict[str, Any] = {"event": "step", "at": _now(), "run_id": run_id, "pipeline": self.runs.pipeline(run_id)}
-        events = [Event(**shared, step=step) for step, _ in steps]
-        self._database.prove(run_rows(events))
-        return b"".join(sealed(event, versions) for event, (_, versions) in zip(events, steps, strict=True))
-
-    def _sealed(self, event: Event) -> bytes:
-        """An event as a line of a journal; raises UnfitError when the tables cannot store its values."""
-        self._database.prove(run_rows([event]))
-        return sealed(event)
+        return [Event(**shared, step=step) for step in steps]
 
     def _end_dead_runs(self) -> None:
         running = self._query("select run_id from runs where state = 'running' order by run_id")

@@ -50,7 +50,6 @@ class Database:
         self.file = file
         self._log = file.with_name(f"{file.name}.wal")
         self._con: duckdb.DuckDBPyConnection | None = None
-        self._has_trial = False
         self._open = False
 
     def query(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -73,28 +72,23 @@ class Database:
             raise
         return found
 
-    def change(self, apply: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
-        """Change the tables in one transaction."""
+    def begin(self, apply: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        """Change the tables in a transaction that stays open: nothing is written before `commit`."""
         with self._opened() as con:
             con.execute("begin")
             apply(con)
-            fault_points.point("catalog.changed")
+        fault_points.point("catalog.changed")
+
+    def commit(self) -> None:
+        """Write the changes since `begin` durably."""
+        with self._opened() as con:
             con.execute("commit")
         fault_points.point("catalog.committed")
 
-    def prove(self, rows: TableRows) -> None:
-        """Check that the tables can store rows, before anything is written; raises UnfitError."""
-        con = self._connected()
-        if not self._has_trial:
-            con.execute("create schema memory.trial; use memory.trial")
-            con.execute(sql("tables.sql"))
-            self._has_trial = True
-        con.execute("use memory.trial; begin")
-        try:
-            insert(con, rows)
-        finally:
+    def rollback(self) -> None:
+        """Drop the changes since `begin`."""
+        with self._opened() as con:
             con.execute("rollback")
-            con.execute("use disk" if self._open else "use memory.main")
 
     def check(self) -> None:
         """Check that the file opens, and that no other process has it open."""
@@ -188,7 +182,7 @@ class Database:
     def _drop(self) -> None:
         if self._con:
             self._con.close()
-        self._con, self._open, self._has_trial = None, False, False
+        self._con, self._open = None, False
 
     def _attach(self, con: duckdb.DuckDBPyConnection, mode: str) -> None:
         kind = plain_files.kind(self.file)

@@ -2,7 +2,8 @@
 
 A change is written in three steps, under the registry's lock: the intent, which names what will change; the files of record
 (manifests, run journals, marks); and the tables, which are brought up to date for everything that the intent names. After a
-crash, the next process takes the last step.
+crash, the next process takes the last step. What is added to the tables is inserted before the intent, in the transaction that
+the last step commits: so nothing is written that they cannot store.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import duckdb
 
 from registry.catalog.database import FULL, Database, disk_error, in_memory
 from registry.catalog.files_of_record import FilesOfRecord
-from registry.catalog.rows import TABLES, replace_marks, replace_run, replace_versions
+from registry.catalog.manifest import Event, Manifest
+from registry.catalog.rows import TABLES, add_events, add_versions, remove_run, remove_versions, replace_marks
 from registry.catalog.run_journal import RunLog
 from registry.catalog.write_ahead import Intent, IntentFile
 from registry.errors import DamagedError, StaleError
@@ -137,6 +139,39 @@ class DerivedTables:
                 self._database.close()
 
     @contextmanager
+    def _adding(
+        self, manifests: Sequence[Manifest] = (), events: Sequence[Event] = (), replaced: Sequence[str] = ()
+    ) -> Iterator[None]:
+        """Add versions and events of runs to the tables; the block writes the same into the files of record.
+
+        Args:
+            replaced: the ids of those versions that the tables have already.
+
+        Raises:
+            UnfitError: the tables cannot store a value. Nothing was changed.
+        """
+
+        def apply(con: duckdb.DuckDBPyConnection) -> None:
+            if replaced:
+                remove_versions(con, replaced)
+            add_versions(con, manifests)
+            add_events(con, events)
+
+        self._repaired(lambda: self._database.begin(apply))
+        try:
+            runs = dict.fromkeys(event.run_id for event in events)
+            self._intent.write(Intent(versions=tuple(each.version_id for each in manifests), runs=tuple(runs)))
+            yield
+        except BaseException:
+            self._database.rollback()
+            raise
+        try:
+            self._database.commit()
+        except StaleError as error:
+            self._rebuilt(error)
+        self._intent.clear()
+
+    @contextmanager
     def _changing(self, intent: Intent) -> Iterator[None]:
         """Change the files of record in the block, then update the tables. After a failure, the next process updates them."""
         self._intent.write(intent)
@@ -164,14 +199,17 @@ class DerivedTables:
 
         def apply(con: duckdb.DuckDBPyConnection) -> None:
             if intent.versions:
-                replace_versions(con, intent.versions, found)
+                remove_versions(con, intent.versions)
+                add_versions(con, found)
             for run_id, of_run in events.items():
-                replace_run(con, run_id, of_run)
+                remove_run(con, run_id)
+                add_events(con, of_run)
             if marks is not None:
                 replace_marks(con, marks)
 
         try:
-            self._database.change(apply)
+            self._database.begin(apply)
+            self._database.commit()
         except StaleError as error:
             self._rebuilt(error)
 

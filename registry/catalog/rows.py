@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import duckdb
@@ -35,13 +36,13 @@ def merged(parts: Iterable[TableRows]) -> TableRows:
 def manifest_rows(m: Manifest) -> TableRows:
     """The rows of a version."""
     here = {"name": m.name, "version": m.version}
-    more = {"version_id": m.version_id, "fields": json.dumps(m.fields), "rows": m.rows, "bytes": m.bytes}
+    more = {"version_id": m.version_id, "fields": _json(m.fields), "rows": m.rows, "bytes": m.bytes}
     parents = [("data", ref) for ref in m.inputs] + [("model", ref) for ref in m.models]
     return {
         "versions": [
             m.model_dump(include=_VERSION)
             | more
-            | {"created_at": _naive(m.created_at), "files": json.dumps(m.files) if m.files else None, "variant": m.variant}
+            | {"created_at": _naive(m.created_at), "files": _json(m.files) if m.files else None, "variant": m.variant}
         ],
         "inputs": [
             {"child": m.name, "child_version": m.version, "position": position, "role": role}
@@ -53,16 +54,16 @@ def manifest_rows(m: Manifest) -> TableRows:
     }
 
 
-def run_rows(events: Iterable[Event]) -> TableRows:
-    """The rows of a run, from all its events in order."""
+def run_rows(events: Iterable[Event], steps: int = 0) -> TableRows:
+    """The rows of a run, from its events in order; from all of them, or from those after its first `steps` steps."""
     rows: TableRows = defaultdict(list)
     for event in events:
         if event.event == "started":
             run = {"run_id": event.run_id, "pipeline": event.pipeline, "state": "running", "started_at": _naive(event.at)}
-            given = {"params": json.dumps(event.source.get("params", {})), "file": event.source.get("file")}
+            given = {"params": _json(event.source.get("params", {})), "file": event.source.get("file")}
             rows["runs"].append({**run, "ended_at": None, "error": None, **given})
         elif event.event == "step" and event.step:
-            rows["step_runs"].append(_step_row(event.run_id, event.step, position=len(rows["step_runs"])))
+            rows["step_runs"].append(_step_row(event.run_id, event.step, position=steps + len(rows["step_runs"])))
         elif event.event == "ended":
             for run in rows["runs"]:
                 run |= {"state": event.state, "ended_at": _naive(event.at), "error": event.error}
@@ -76,7 +77,7 @@ def _step_row(run_id: str, step: StepRun, position: int) -> dict[str, Any]:
     # Engines that did not record when a step started did not record what it had waited for, either.
     waited_for = step.waited_for if step.started_at else None
     # Lists and objects as JSON: `insert` unnests lists.
-    texts = {name: json.dumps(value) for name, value in step.model_dump(include={"why", "notes", "by_model"}).items()}
+    texts = {name: _json(value) for name, value in step.model_dump(include={"why", "notes", "by_model"}).items()}
     # Reasons of rejects, and their rows, are in the journal alone.
     values = step.model_dump(exclude={"reject_reasons", "reject_rows"})
     return {"run_id": run_id, **values, **times, "waited_for": waited_for, **texts, "position": position}
@@ -116,27 +117,42 @@ def insert(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
                 raise UnfitError(f"the catalog's table {table} cannot store this: {reason}") from error
 
 
-def replace_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str], manifests: Iterable[Manifest]) -> None:
-    """Replace the rows of versions by those of their manifests. Versions without a manifest lose their rows."""
+def add_versions(con: duckdb.DuckDBPyConnection, manifests: Iterable[Manifest]) -> None:
+    """Add the rows of versions that the tables do not have."""
+    insert(con, merged(map(manifest_rows, manifests)))
+
+
+def remove_versions(con: duckdb.DuckDBPyConnection, version_ids: Sequence[str]) -> None:
+    """Remove the rows of versions, if they have any."""
     ids = list(version_ids)
-    [(known,)] = con.execute("select count(*) from versions where list_contains(?, version_id)", [ids]).fetchall()
-    if known:
-        removed = "select name, version from versions where list_contains(?, version_id)"
-        for table in ("side_objects", "metrics"):
-            con.execute(f"delete from {table} where (name, version) in ({removed})", [ids])
-        con.execute(f"delete from inputs where (child, child_version) in ({removed})", [ids])
-        con.execute("delete from versions where list_contains(?, version_id)", [ids])
-    insert(con, merged(manifest_rows(manifest) for manifest in manifests))
+    removed = "select name, version from versions where list_contains(?, version_id)"
+    for table in ("side_objects", "metrics"):
+        con.execute(f"delete from {table} where (name, version) in ({removed})", [ids])
+    con.execute(f"delete from inputs where (child, child_version) in ({removed})", [ids])
+    con.execute("delete from versions where list_contains(?, version_id)", [ids])
 
 
-def replace_run(con: duckdb.DuckDBPyConnection, run_id: str, events: Iterable[Event]) -> None:
-    """Replace the rows of a run. No run that ended later may have moved the same references."""
-    rows = run_rows(events)
+def add_events(con: duckdb.DuckDBPyConnection, events: Iterable[Event]) -> None:
+    """Add the next events of runs. No run that ended later may have moved the same references."""
+    for run_id, of_run in groupby(events, lambda event: event.run_id):
+        each = list(of_run)
+        known = 0
+        if any(event.step for event in each):
+            [(known,)] = con.execute("select count(*) from step_runs where run_id = ?", [run_id]).fetchall()
+        rows = run_rows(each, known)
+        for event in each:
+            if event.event == "ended" and not rows["runs"]:
+                ended = [event.state, _naive(event.at), event.error, run_id]
+                con.execute("update runs set state = ?, ended_at = ?, error = ? where run_id = ?", ended)
+        if names := [ref["name"] for ref in rows["refs"]]:
+            con.execute("delete from refs where list_contains(?, name)", [names])
+        insert(con, rows)
+
+
+def remove_run(con: duckdb.DuckDBPyConnection, run_id: str) -> None:
+    """Remove the rows of a run, but not the references that it moved."""
     for table in ("runs", "step_runs"):
         con.execute(f"delete from {table} where run_id = ?", [run_id])
-    for ref in rows.get("refs", ()):
-        con.execute("delete from refs where name = ?", [ref["name"]])
-    insert(con, rows)
 
 
 def replace_marks(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
@@ -144,6 +160,11 @@ def replace_marks(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
     for table in ("pins", "numbers"):
         con.execute(f"delete from {table}")
     insert(con, rows)
+
+
+def _json(value: Any) -> str:
+    """The same text for a value and for what a file of record returns for it, whose keys are sorted."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _naive(moment: dt.datetime) -> dt.datetime:

@@ -11,13 +11,13 @@ from itertools import count
 
 POINTS = (
     "run.claimed",  # a run holds its lock; it is not recorded yet
-    "intent.written",  # the intent is durable; nothing has changed
+    "catalog.changed",  # in the DuckDB transaction; nothing is written
+    "intent.written",  # the intent is durable; no file of record has changed
     "manifest.written",
     "journal.appended",
     "mark.written",  # a pin, or version numbers that must not be used again
     "mark.removed",
     "manifest.removed",
-    "catalog.changed",  # in the DuckDB transaction, before its commit
     "catalog.committed",
     "intent.cleared",
     "run.released",

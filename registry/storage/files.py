@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from registry.storage import plain_files
@@ -141,8 +141,7 @@ class LocalFiles(Files):
 
 def plain_name(name: str) -> str:
     """The name itself; raises ValueError unless it is a normalized relative path without `..`."""
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
+    if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name:
         raise ValueError(f"not a file name: {name!r}")
     return name
 

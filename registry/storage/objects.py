@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from registry.errors import CorruptError, MissingError
 from registry.storage import plain_files
+from registry.storage.encodings import repeating
 from registry.storage.files import Files, LocalFiles, replacing
 from registry.storage.ids import is_sha256
 from registry.storage.shared_lock import SharedLock
@@ -105,7 +106,6 @@ class ObjectStore:
 
         sink = pa.BufferOutputStream()
         encodings = dict.fromkeys(delta, "DELTA_BINARY_PACKED") or None
-        plain = [name for name in table.schema.names if name not in delta]
         pq.write_table(
             table,
             sink,
@@ -113,7 +113,7 @@ class ObjectStore:
             compression="zstd",
             write_page_checksum=True,
             column_encoding=encodings,
-            use_dictionary=plain if delta else True,
+            use_dictionary=[path for path in repeating(table) if path not in delta],
         )
         return self.put_bytes(sink.getvalue().to_pybytes())
 

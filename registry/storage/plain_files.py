@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from registry.errors import CorruptError
@@ -98,11 +98,13 @@ def files(path: Path) -> Iterator[os.stat_result]:
 
 def below(root: Path, name: str) -> Path:
     """`root/name`; raises CorruptError unless `root` and all folders in between are folders, or missing."""
-    path = folder(root)
-    *between, last = PurePosixPath(name).parts
-    for part in between:
-        path = folder(path / part)
-    return path / last
+    # Commits look at every object of a version, so paths are texts here.
+    path = os.fspath(root)
+    for part in name.split("/"):
+        if (found := _lstat(path)) and not stat.S_ISDIR(found.st_mode):
+            raise _wrong(Path(path), kind_of(found.st_mode), "a folder")
+        path = f"{path}/{part}"
+    return Path(path)
 
 
 def _descriptor(path: Path, flags: int) -> int:
@@ -120,9 +122,9 @@ def _descriptor(path: Path, flags: int) -> int:
     return descriptor
 
 
-def _lstat(path: Path) -> os.stat_result | None:
+def _lstat(path: Path | str) -> os.stat_result | None:
     try:
-        return path.lstat()
+        return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -16,6 +16,7 @@ from registry import (
     Draft,
     Manifest,
     Metric,
+    ModelUsage,
     QueryError,
     Record,
     Registry,
@@ -81,6 +82,28 @@ def everything(registry: Registry) -> dict[str, list[tuple[object, ...]]]:
     """The contents of all public views."""
     with registry.session() as session:
         return {view: sorted(session.ask(f"select * from {view}").rows, key=repr) for view in VIEWS}
+
+
+class Pair(Record):
+    second: str
+    first: str
+
+
+def test_a_commit_adds_to_the_tables_what_the_files_say(registry: Registry) -> None:
+    catalog = registry.catalog
+    run = catalog.begin_run("p", {"file": "p.yaml", "params": {"z": 1, "a": {"y": 2, "b": 3}}})
+    pair = draft(registry, "p/pair", ["x"], "k").model_copy(update={"fields": fields_of(Pair.arrow_schema())})
+    usage = {model: ModelUsage(calls=1) for model in ("solver", "judge")}
+    step = StepRun(step="s", op="test", outcome="ran", why=("seed", "code"), notes=("b", "a"), by_model=usage)
+    catalog.commit([pair, draft(registry, "p/other", ["y"], "l")], run, step)
+    catalog.files.remove(pair.version_id)
+    catalog.commit([pair], run, step.model_copy(update={"step": "again"}))
+    assert catalog.differences() == []
+    catalog.end_run(run, "failed", "boom", refs={"p/pair": 1})
+    assert catalog.differences() == []
+    with registry.session() as session:
+        assert session.ask("select step from step_runs order by step").rows == [("again",), ("s",)]
+        assert session.ask("select state, error from runs").rows == [("failed", "boom")]
 
 
 def three_generations(registry: Registry) -> list[VersionRef]:
@@ -162,7 +185,7 @@ def test_lookups_and_queries_read_the_files_when_the_catalog_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(catalog._database, "change", full)
+    monkeypatch.setattr(catalog._database, "begin", full)
     assert registry.manifest("p/a", 1) == manifest
     assert registry.find_step(manifest.step_key) == [manifest]
     with registry.session() as session:

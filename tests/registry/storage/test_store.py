@@ -115,6 +115,20 @@ def test_the_lookup_of_a_row_in_packed_columns_decodes_a_small_part(store: Objec
     assert stored.bytes < 20_000
 
 
+def test_only_columns_that_repeat_have_a_dictionary(store: ObjectStore) -> None:
+    messages = [[{"role": "user", "content": f"question {number}"}] for number in range(300)]
+    table = pa.table({"messages": messages, "verdict": ["right", "wrong"] * 150, "id": list(range(300))})
+    stored = store.put_table(table)
+    with pq.ParquetFile(store.open(stored.sha256)) as file:
+        group = file.metadata.row_group(0)
+        found = [group.column(place) for place in range(group.num_columns)]
+    assert {column.path_in_schema for column in found if column.has_dictionary_page} == {
+        "messages.list.element.role",
+        "verdict",
+    }
+    assert store.read_table(stored.sha256) == table
+
+
 def test_storing_a_damaged_object_again_repairs_it(store: ObjectStore) -> None:
     stored = store.put_bytes(b"precious")
     store.path(stored.sha256).write_bytes(b"precioux")
