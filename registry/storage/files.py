@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from registry.storage import plain_files
@@ -141,8 +141,7 @@ class LocalFiles(Files):
 
 def plain_name(name: str) -> str:
     """The name itself; raises ValueError unless it is a normalized relative path without `..`."""
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
+    if "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ValueError(f"not a file name: {name!r}")
     return name
 
@@ -156,10 +155,11 @@ def durable_write(target: Path, data: bytes) -> None:
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A temporary file to write in the folder of `target`. It replaces `target`, durably, if the block raises no error."""
-    if not target.parent.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fsync_folder(target.parent.parent)
-    temporary = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.tmp")
+    folder = target.parent
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        fsync_folder(folder.parent)
+    temporary = Path(f"{folder}/.{target.name[:40]}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         _fsync(temporary)
@@ -167,7 +167,7 @@ def replacing(target: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_folder(target.parent)
+    fsync_folder(folder)
 
 
 def fsync_folder(folder: Path) -> None:

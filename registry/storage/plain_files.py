@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from registry.errors import CorruptError
@@ -98,11 +98,15 @@ def files(path: Path) -> Iterator[os.stat_result]:
 
 def below(root: Path, name: str) -> Path:
     """`root/name`; raises CorruptError unless `root` and all folders in between are folders, or missing."""
-    path = folder(root)
-    *between, last = PurePosixPath(name).parts
-    for part in between:
-        path = folder(path / part)
-    return path / last
+    # Strings, because a Path for each folder takes longer than looking at it; there are several objects a partition.
+    path = str(root)
+    *between, last = name.split("/")
+    for part in ("", *between):
+        path = f"{path}/{part}" if part else path
+        found = _lstat(path)
+        if found and not stat.S_ISDIR(found.st_mode):
+            raise _wrong(Path(path), kind_of(found.st_mode), "a folder")
+    return Path(path, last)
 
 
 def _descriptor(path: Path, flags: int) -> int:
@@ -120,9 +124,9 @@ def _descriptor(path: Path, flags: int) -> int:
     return descriptor
 
 
-def _lstat(path: Path) -> os.stat_result | None:
+def _lstat(path: Path | str) -> os.stat_result | None:
     try:
-        return path.lstat()
+        return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
