@@ -92,10 +92,8 @@ class ObjectStore:
 
     def put_again(self, sha256: str) -> Stored | None:
         """Store an object that was just read here, and so verified, once more. None where it has to be written for that."""
-        if self._files is not self._local:
-            return None
-        stored = Stored(sha256, self._local.size(_name(sha256)) or 0)
-        return stored if self._refreshed(stored) else None
+        size = self._local.size(_name(sha256)) if self._files is self._local else None
+        return Stored(sha256, size) if size and self._touch(sha256) else None
 
     def put_file(self, source: Path) -> Stored:
         """Copy a file into the store durably."""
@@ -235,7 +233,8 @@ class ObjectStore:
 
         It is touched before it is checked: garbage collection either sees that, or has already removed the object.
         """
-        if not self._refreshed(stored):
+        # Objects at a URL cannot be touched. Most others are new, and need no lock.
+        if self._files is not self._local or not self.has(*stored) or not self._touch(stored.sha256):
             return False
         try:
             self._verified(stored.sha256)
@@ -243,13 +242,10 @@ class ObjectStore:
             return False
         return True
 
-    def _refreshed(self, stored: Stored) -> bool:
-        """Touch an object; returns whether it exists with its size."""
-        name = _name(stored.sha256)
-        if self._files is self._local and not self.has(*stored):
-            return False  # most are new, and need no lock
+    def _touch(self, sha256: str) -> bool:
+        """Touch an object in a folder; returns whether it exists."""
         with self._use.join():
-            return self._files.touch(name) and self._files.size(name) == stored.bytes
+            return self._local.touch(_name(sha256))
 
     def _verified(self, sha256: str) -> pa.Buffer:
         """The bytes of an object, mapped into memory and hashed there, so that exactly the hashed bytes are parsed."""

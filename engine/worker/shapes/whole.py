@@ -55,7 +55,7 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
             continue
         known = writer.produced(name)
         without = sum(ref.port == name for ref in rejected)
-        rows = len(table) - without if known is None else len(known)
+        rows = len(table) - without if known is None else known
         produced += rows
         never = sum(times == 0 for ref, times in scope.tally.seen.items() if ref.port == name)
         rest = len(table) - rows - without
