@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from engine.errors import wrong_value
 from engine.jobs.heartbeat import Heartbeat, owner_of
-from engine.jobs.messages import Job, Partition
+from engine.jobs.messages import Job, Partition, Receipt
 from engine.jobs.receipts import Receipts
 from engine.llm.chat import Call, ChatModel
 from engine.operator.context import Context, Tally
@@ -37,6 +37,10 @@ from registry.records.stored_rows import is_immutable
 
 if TYPE_CHECKING:
     from engine.llm.encoder import Encoder
+
+
+Write = Callable[[], Receipt]
+"""Writes the objects of a partition whose rows are made, and returns the receipt. For a thread: it waits for the disk."""
 
 
 def wrong_fields(error: ValidationError) -> str:

@@ -11,19 +11,19 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from engine.errors import EngineError
-from engine.jobs.messages import Partition, Receipt
+from engine.jobs.messages import Partition
 from engine.llm.chat import CallLog
 from engine.operator.declaration.operator import Operator
 from engine.operator.types import place_in
 from engine.provenance import RowRef
-from engine.worker.operation import Operation, Scope, wrong_fields
+from engine.worker.operation import Operation, Scope, Write, wrong_fields
 from engine.worker.row_results import OperatorError, OutputRow
 from engine.worker.row_tables import ROW, RowTable, row_table
 from registry.counted import counted
 from registry.records.arrays import int64_array
 
 
-def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
+def run_batch(operation: Operation, part: Partition, scope: Scope) -> Write:
     """Call a batch operator with a partition."""
     operator, stream = operation.operator, operation.stream
     given = operation.table(part)
@@ -56,7 +56,8 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     writer.add_rejected(rejected)
     known = writer.produced(stream)
     produced = part.rows - len(rejected) if known is None else known
-    return writer.receipt(part, produced=produced, filtered=part.rows - len(rejected) - produced, rejected=len(rejected))
+    filtered = part.rows - len(rejected) - produced
+    return partial(writer.receipt, part, produced=produced, filtered=filtered, rejected=len(rejected))
 
 
 def _tables(operator: Operator, result: Any) -> dict[str, pa.Table]:

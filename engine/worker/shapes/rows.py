@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine.errors import EngineError
@@ -16,7 +17,7 @@ from engine.llm.types.row_context import refresh
 from engine.operator.context import Reject, Tally
 from engine.operator.types import place_in
 from engine.worker.models import usage
-from engine.worker.operation import Operation, Scope
+from engine.worker.operation import Operation, Scope, Write
 from engine.worker.row_results import OperatorError, PlainResult, RowResult, main_error
 from engine.worker.row_tables import GivenRows
 from engine.worker.shapes.turns import in_turn
@@ -37,7 +38,7 @@ class FailedRowsError(Exception):
         self.usage = _usage(results)
 
 
-async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Callable[[], None]) -> Receipt:
+async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Callable[[], None]) -> Write:
     """Call a row operator for each row of a partition.
 
     Args:
@@ -64,8 +65,7 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
     for result in known:
         if result.tally:
             scope.tally.add(result.tally)
-    # In a thread, so that other rows' answers do not wait for the disk.
-    return await asyncio.to_thread(_written, operation, part, given, results, known)
+    return partial(_written, operation, part, given, results, known)
 
 
 def _written(
