@@ -97,6 +97,10 @@ def test_a_content_id_continues_where_it_stopped(rows: list[Everything], cut: in
     assert second.content_id() == content_id(table.schema, [table])
 
 
+def test_a_state_is_kept_only_where_it_is_asked_for() -> None:
+    assert ContentHash(pa.schema([])).state() is None
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
