@@ -33,7 +33,7 @@ from rich.table import Table
 from benchmarks.footprint import Shares, watch
 from benchmarks.runs import ENGINE_RUN, running
 
-FEW = 2 * 1024 * (os.cpu_count() or 1)
+FEW = 2 * 4096 * (os.cpu_count() or 1)
 """Rows of a run that is all start: two partitions for each worker, so that all of them start."""
 STEPS = 3
 MOST_GROWTH, MOST_GROWN_BYTES = 1.2, 100e6

@@ -47,4 +47,9 @@ def _project() -> tuple[str, ...]:
 
 def code_digest(operator: str) -> str:
     """SHA-256 of an operator's fingerprint: workers compare theirs with the driver's."""
-    return json_digest(code_of(operator).document())
+    return _digest_of(operator, local_digest())
+
+
+@cache
+def _digest_of(operator: str, local: str) -> str:
+    return json_digest(_code_of(operator, local).document())

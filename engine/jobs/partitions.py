@@ -41,11 +41,15 @@ LOCAL_CALLS = Size(8, 32, by_content=True)
 COMPUTED = Size(1024, 1024, by_content=False)
 """Rows of operators without models: many, because each costs little."""
 
+BATCHES = Size(4096, 4096, by_content=False)
+"""Rows of batch operators without models: more, because they take whole columns at a time, and a partition costs some
+milliseconds however few rows it has."""
+
 
 def size_for(operator: Operator, *, local_model: bool) -> Size:
     """The size of a row or batch operator's partitions."""
     if not operator.roles:
-        return COMPUTED
+        return BATCHES if operator.shape == "batch" else COMPUTED
     return LOCAL_CALLS if local_model else CALLS
 
 

@@ -156,9 +156,10 @@ def ingest(
     from registry.records.boundaries import split
     from registry.records.content import ContentHash
 
-    found, content, data, last = Findings(), ContentHash(record.arrow_schema()), list[DataObject](), tuple[pa.Table, ...]()
+    found, data, last = Findings(), list[DataObject](), tuple[pa.Table, ...]()
     file = last_file(spec, base_dir)
     size = Path(file.path).stat().st_size if file else 0
+    content = ContentHash(record.arrow_schema(), resumable=file is not None)
     if continued:
         content, data, last = continued.content, [*continued.kept], continued.last
         found.rows = continued.reached.rows

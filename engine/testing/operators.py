@@ -161,11 +161,12 @@ class _Call:
         scope = Scope(FileCollector(self.registry))
         try:
             if self.operator.shape == "row":
-                receipt = await run_rows(operation, part, scope, lambda: None)
+                write = await run_rows(operation, part, scope, lambda: None)
             elif self.operator.shape == "batch":
-                receipt = run_batch(operation, part, scope)
+                write = run_batch(operation, part, scope)
             else:
-                receipt = await run_whole(operation, part, scope)
+                write = await run_whole(operation, part, scope)
+            receipt = write()
         finally:
             scope.clear()
             for handler in list(operation.log.handlers):

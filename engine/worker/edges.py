@@ -44,10 +44,13 @@ class Edges:
         places = _numbers(self.places)
         return table if self.in_place(table.num_rows) else table.take(int64_array(places))
 
-    def parents(self, number: int) -> set[int]:
-        """The rows of an input that are sources."""
-        others = {parent for _, each, parent in self._others if each == number}
-        return others | {*self.places} if number == self._streamed else others
+    def parents(self, number: int) -> NDArray[np.int64]:
+        """The rows of an input that are sources, in order, each once."""
+        places = _numbers(self.places)
+        if number == self._streamed and not self._others and (places[1:] > places[:-1]).all():
+            return places
+        others = np.array([parent for _, each, parent in self._others if each == number], np.int64)
+        return np.unique(np.concatenate([others, places]) if number == self._streamed else others)
 
     def table(self) -> pa.Table:
         """The edges as a side object has them."""

@@ -11,12 +11,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from engine.errors import wrong_value
 from engine.jobs.heartbeat import Heartbeat, owner_of
-from engine.jobs.messages import Job, Partition
+from engine.jobs.messages import Job, Partition, Receipt
 from engine.jobs.receipts import Receipts
 from engine.llm.chat import Call, ChatModel
 from engine.operator.context import Context, Tally
@@ -29,15 +28,19 @@ from engine.worker.attachments import FileCollector
 from engine.worker.inputs import read_rows, read_slice, read_whole
 from engine.worker.output_writer import OutputWriter
 from engine.worker.row_results import OperatorError, OutputRow
-from engine.worker.row_tables import GivenRows
+from engine.worker.row_tables import GivenRows, GivenTable
 from engine.worker.run_log import run_log
 from registry import Record, Registry
 from registry.records.described import Described
 from registry.records.known_valid import known_valid
-from registry.records.stored_rows import is_immutable, reads_as_stored
+from registry.records.stored_rows import is_immutable
 
 if TYPE_CHECKING:
     from engine.llm.encoder import Encoder
+
+
+Write = Callable[[], Receipt]
+"""Writes the objects of a partition whose rows are made, and returns the receipt. For a thread: it waits for the disk."""
 
 
 def wrong_fields(error: ValidationError) -> str:
@@ -112,15 +115,10 @@ class Operation:
         assert self.operator.streamed is not None
         return self.operator.streamed
 
-    def table(self, part: Partition) -> pa.Table:
+    def table(self, part: Partition) -> GivenTable:
         """The streamed input's rows of a partition."""
         assert part.rows_in is not None
         return read_slice(self._registry.store, part.rows_in, self._streamed)
-
-    def valid_type(self, part: Partition) -> type[Record] | None:
-        """The type of the rows in `table`, if all of them are valid and are stored as validation leaves them; else None."""
-        assert part.rows_in is not None
-        return self._streamed if part.rows_in.valid and reads_as_stored(self._streamed) else None
 
     def rows(self, part: Partition) -> GivenRows:
         """The same rows as records."""
@@ -212,7 +210,7 @@ class Operation:
             given: the row that the operator was called for. It is valid, and stays valid if it is immutable.
             number: the number of that row.
         """
-        if item is given and self._passes_on is type(item):
+        if item is given and self.passes_on is type(item):
             return self._first, item, (), calls
         name, outputs = self._name, self.operator.outputs
         output, row = item if isinstance(item, tuple) and len(item) == 2 else (self._first, item)
@@ -239,7 +237,7 @@ class Operation:
         return next(iter(self.operator.outputs))
 
     @cached_property
-    def _passes_on(self) -> type[Record] | None:
+    def passes_on(self) -> type[Record] | None:
         """The type of the only output, if a row of it that was given may be yielded as it is."""
         declared = self.operator.outputs[self._first]
         several = len(self.operator.outputs) > 1

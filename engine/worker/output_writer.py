@@ -6,6 +6,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import is_
 from typing import Any
 
@@ -18,8 +19,8 @@ from engine.llm.types.requests import without_data
 from engine.operator.declaration.operator import Operator
 from engine.provenance import CallRef, RowRef, Source
 from engine.worker.edges import Edges
-from engine.worker.row_results import OutputRow, RowResult
-from engine.worker.row_tables import GivenRows, RowTable
+from engine.worker.row_results import OutputRow, PlainResult, RowResult
+from engine.worker.row_tables import GivenRows, GivenTable, RowTable
 from registry import DataObject, Metric, ObjectStore, Record, SideObject
 from registry.catalog import side_schemas
 from registry.records.content import content_id, row_id, row_ids
@@ -32,12 +33,15 @@ LEFT_OUT = "rows_excluded"
 class _Rows:
     """One output's rows so far, with partition-local row numbers.
 
-    `table` has the rows where they are not made of records.
+    Attributes:
+        table: the rows, where they are not made of records.
+        stored: the object with the given rows, where each of these is the given one at its place.
     """
 
     edges: Edges
     records: list[Record] = field(default_factory=list)
     table: pa.Table | None = None
+    stored: str | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
     known_parents: set[str] = field(default_factory=set)
     without_parent: int = 0
@@ -47,6 +51,8 @@ class _Rows:
 
     def are(self, given: Sequence[Record]) -> bool:
         """Whether each row is the given one from which alone it came, and unchanged."""
+        if self.edges.in_place(len(given)):
+            return len(self.records) == len(given) and all(map(is_, self.records, given))
         places = self.edges.places
         return len(places) == len(self.records) and all(map(is_, self.records, map(given.__getitem__, places)))
 
@@ -80,7 +86,7 @@ class OutputWriter:
         self._rejects: list[dict[str, Any]] = []
         self._exposure: dict[RowRef, int] = {}
 
-    def add_results(self, results: Sequence[RowResult], given: GivenRows) -> int:
+    def add_results(self, results: Sequence[RowResult | PlainResult], given: GivenRows) -> int:
         """Add the results of all rows of the partition, in order. A row is a source of everything that was yielded for it.
 
         Args:
@@ -90,10 +96,34 @@ class OutputWriter:
         Returns:
             The number of rows of whose results anything was kept.
         """
-        streamed, produced = self._numbers[self._streamed], 0
+        produced = self._add_plain(results)
+        if produced is None:
+            produced = self._add_each(RowResult(each) if isinstance(each, list) else each for each in results)
+        if given.table.record:
+            for rows in self._outputs.values():
+                if rows.records and rows.are(given.records):
+                    rows.table, rows.stored = rows.edges.taken(given.table.rows), given.table.stored
+        return produced
+
+    def _add_plain(self, results: Sequence[RowResult | PlainResult]) -> int | None:
+        """Add results that are nothing but records, all at once; None if there are others, or rows may have to be left out."""
+        plain = [each for each in results if isinstance(each, list)]
+        emitted = [*chain.from_iterable(plain)]
+        records = [each for each in emitted if not isinstance(each, tuple)]
+        if self._excluded or len(plain) < len(results) or len(records) < len(emitted):
+            return None
+        sizes = np.fromiter(map(len, plain), np.int64, len(plain))
+        rows = next(iter(self._outputs.values()))
+        rows.records += records
+        rows.edges.places.frombytes(np.repeat(np.arange(len(plain)), sizes).tobytes())
+        return int(np.count_nonzero(sizes))
+
+    def _add_each(self, results: Iterable[RowResult]) -> int:
+        streamed, produced, only = self._numbers[self._streamed], 0, next(iter(self._outputs))
         adding = {name: (rows.records.append, rows.edges.places.append) for name, rows in self._outputs.items()}
         for place, result in enumerate(results):
-            kept = self._kept(result.emitted) if self._excluded else result.emitted
+            emitted = [each if isinstance(each, tuple) else (only, each, (), ()) for each in result.emitted]
+            kept = self._kept(emitted) if self._excluded else emitted
             produced += bool(kept)
             linked: set[int] = set()
             for item in kept:
@@ -113,10 +143,6 @@ class OutputWriter:
                 self._rejects += [{"input": streamed, "parent_row": place, "reason": reason} for reason in reasons]
             if result.log and result.log.calls:
                 self._add_unlinked(call for call in result.log.calls if id(call) not in linked)
-        if given.table is not None:
-            for rows in self._outputs.values():
-                if rows.records and rows.are(given.records):
-                    rows.table = rows.edges.taken(given.table)
         return produced
 
     def add_free(self, emitted: Sequence[OutputRow], log: CallLog) -> None:
@@ -141,14 +167,14 @@ class OutputWriter:
             linked |= {id(call) for call in calls}
         self._add_unlinked(call for call in log.calls if id(call) not in linked)
 
-    def add_table(self, output: str, found: RowTable) -> None:
+    def add_table(self, output: str, found: RowTable, given: GivenTable) -> None:
         """Add all rows of an output. Where it is known from which row of the streamed input each came, from no other."""
-        rows, (table, places) = self._outputs[output], found
+        rows, (table, places, passed_on) = self._outputs[output], found
         if output in self._excluded:
             kept = np.array([each not in self._excluded[output] for each in row_ids(table)], bool)
             self._left_out[output] += len(kept) - int(kept.sum())
             table, places = table.filter(pa.array(kept)), None if places is None else places[kept]
-        rows.table = table
+        rows.table, rows.stored = table, given.stored if passed_on else None
         if places is None:
             rows.without_parent += table.num_rows
         else:
@@ -182,14 +208,15 @@ class OutputWriter:
                 rows.known_parents |= {ref.port for ref in self._exposure}
                 rows.without_parent = 0
 
-    def produced(self, port: str) -> set[int] | None:
-        """The rows of an input that produced an output row; None if this is unknown."""
+    def produced(self, port: str) -> int | None:
+        """How many rows of an input produced an output row; None if this is unknown."""
         outputs = [each for each in self._outputs.values() if len(each)]
         if not outputs:
-            return set()
+            return 0
         if any(each.without_parent for each in outputs) or not any(port in self._known_parents(each) for each in outputs):
             return None
-        return {row for each in outputs for row in each.edges.parents(self._numbers[port])}
+        parents = [each.edges.parents(self._numbers[port]) for each in outputs]
+        return len(parents[0] if len(parents) == 1 else np.unique(np.concatenate(parents)))
 
     def receipt(
         self,
@@ -259,7 +286,9 @@ class OutputWriter:
         if len(rows):
             record = self._operator.outputs[name]
             table = record.to_table(rows.records) if rows.table is None else rows.table
-            stored = self._store.put_table(table)
+            same = in_place and len(rows) == self._input_rows.get(self._streamed)
+            again = self._store.put_again(rows.stored) if rows.stored and same else None
+            stored = again or self._store.put_table(table)
             data = DataObject(sha256=stored.sha256, rows=len(rows), bytes=stored.bytes, memory=table.nbytes)
             identity = content_id(record.arrow_schema(), [table]) if self._operator.shape == "whole" else None
         if rows.edges and not in_place:

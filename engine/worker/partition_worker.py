@@ -15,7 +15,7 @@ from engine.jobs.messages import Failure, Job, Partition, Receipt, Usage
 from engine.llm.types.errors import ModelError, StoppedError
 from engine.worker.attachments import FileCollector
 from engine.worker.models import Models
-from engine.worker.operation import Operation, Scope
+from engine.worker.operation import Operation, Scope, Write
 from engine.worker.row_results import OperatorError
 from engine.worker.shapes.batches import run_batch
 from engine.worker.shapes.rows import FailedRowsError, run_rows
@@ -58,10 +58,7 @@ class Worker:
             # The driver removes old receipts. This one was written by a process that died before it could report it.
             if finished := self._receipts.read(part.digest):
                 return finished
-            result = await self._run(part)
-            result = result.model_copy(update={"notes": (*self.models.notes(), *result.notes)})
-            await asyncio.to_thread(self._receipts.write, result)
-            return result
+            return await self._run(part)
         except FailedRowsError as failed:
             return self._failure(part, failed.cause, failed.usage)
         except Exception as error:
@@ -81,18 +78,24 @@ class Worker:
         scope = Scope(FileCollector(self.registry))
         try:
             if self.operation.operator.shape == "row":
-                result = await run_rows(self.operation, part, scope, self.stop)
+                write = await run_rows(self.operation, part, scope, self.stop)
             elif self.operation.operator.shape == "batch":
-                result = run_batch(self.operation, part, scope)
+                write = run_batch(self.operation, part, scope)
             else:
-                result = await run_whole(self.operation, part, scope)
+                write = await run_whole(self.operation, part, scope)
         finally:
             scope.clear()
+        # In a thread, so that other rows, and other rows' answers, do not wait for the disk.
+        return await asyncio.to_thread(self._written, write, scope)
+
+    def _written(self, write: Write, scope: Scope) -> Receipt:
+        receipt = write()
         counts, values = scope.tally.metrics()
-        return result.model_copy(
-            update={"counts": (*result.counts, *counts), "values": values, "attachments": tuple(scope.files.kept)}
-            | {"notes": tuple(dict.fromkeys(scope.tally.notes))}
-        )
+        notes = (*self.models.notes(), *dict.fromkeys(scope.tally.notes))
+        more = {"counts": (*receipt.counts, *counts), "values": values, "attachments": tuple(scope.files.kept), "notes": notes}
+        receipt = receipt.model_copy(update=more)
+        self._receipts.write(receipt)
+        return receipt
 
     async def _watch(self) -> None:
         """Show what the rows are waiting for."""

@@ -15,6 +15,9 @@ from registry import Record
 OutputRow = tuple[str, Record, tuple[Source, ...], tuple[Call, ...]]
 """A yielded row: the output, the record, its known sources, and the calls made before it. A plain tuple, as there are many."""
 
+PlainRow = Record
+"""A yielded row of the only output, without known sources and calls: no tuple, as most are such."""
+
 
 class OperatorError(Exception):
     """An operator raised an exception, or yielded something it did not declare."""
@@ -24,11 +27,11 @@ class OperatorError(Exception):
 class RowResult:
     """The result of one input row: output rows, or a reason for its rejection, or an error that fails the step.
 
-    `partial` has the reasons given to `ctx.reject`, `tally` the numbers that the operator reported, `log` the calls of models;
-    None where the operator has no context, or no models.
+    `emitted` has records where they are a PlainRow, `partial` the reasons given to `ctx.reject`, `tally` the numbers that the
+    operator reported, `log` the calls of models; None where the operator has no context, or no models.
     """
 
-    emitted: list[OutputRow]
+    emitted: list[OutputRow | PlainRow]
     log: CallLog | None = None
     rejected: str | None = None
     error: Exception | None = None
@@ -39,6 +42,10 @@ class RowResult:
     def reasons(self) -> Sequence[str]:
         """All entries of this row in `rejects`."""
         return (self.partial or ()) if self.rejected is None else (self.rejected,)
+
+
+PlainResult = list[OutputRow | PlainRow]
+"""The result of a row of which nothing is known but what was yielded: the `emitted` of a RowResult, for the same reason."""
 
 
 def main_error(errors: Sequence[Exception]) -> Exception:

@@ -19,18 +19,39 @@ ROW = "_row"
 """The column with the row of the batch that a row came from."""
 
 
+class GivenTable(NamedTuple):
+    """The rows of a partition.
+
+    Attributes:
+        rows: the rows.
+        record: their type if all are valid, and stored as validation leaves them; else None.
+        stored: the object that has exactly these rows, if they are valid and there is one.
+    """
+
+    rows: pa.Table
+    record: type[Record] | None
+    stored: str | None
+
+
 class GivenRows(NamedTuple):
-    """The rows of a partition as records, and as a table; None if the table may say something else."""
+    """The same rows also as records."""
 
     records: Sequence[Record]
-    table: pa.Table | None
+    table: GivenTable
 
 
 class RowTable(NamedTuple):
-    """Valid rows of an output, with exactly its columns, and the row of the batch that each came from, if that is known."""
+    """Valid rows of an output, with exactly its columns.
+
+    Attributes:
+        rows: the rows.
+        places: the row of the batch that each came from, if that is known.
+        passed_on: each is equal to the row that it came from.
+    """
 
     rows: pa.Table
     places: NDArray[np.int64] | None
+    passed_on: bool = False
 
 
 def row_table(table: pa.Table, record: type[Record], batch: int, given: pa.Table | None) -> RowTable | None:
@@ -51,7 +72,7 @@ def row_table(table: pa.Table, record: type[Record], batch: int, given: pa.Table
     if not rows.num_columns:
         return None
     if places is not None and given is not None and _are(rows, given, places):
-        return RowTable(pa.Table.from_arrays(rows.columns, schema=given.schema), places)
+        return RowTable(pa.Table.from_arrays(rows.columns, schema=given.schema), places, passed_on=True)
     made = typed(rows, record, {})
     return None if made is None else RowTable(made, places)
 

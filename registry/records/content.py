@@ -30,11 +30,17 @@ table boundaries do not matter."""
 
 
 class ContentHash:
-    """The content id of rows that arrive table by table, all of `schema` (names, types and order count)."""
+    """The content id of rows that arrive table by table.
 
-    def __init__(self, schema: pa.Schema) -> None:
+    Args:
+        schema: of all tables; names, types and order count.
+        resumable: keep a `state`. Short tables take longer then.
+    """
+
+    def __init__(self, schema: pa.Schema, *, resumable: bool = False) -> None:
         self._schema = schema
-        self._streams: _Streams = defaultdict(ResumableSha256 if available() else hashlib.sha256)
+        self._resumable = resumable and available()
+        self._streams: _Streams = defaultdict(ResumableSha256 if self._resumable else hashlib.sha256)
         self._rows = 0
 
     @classmethod
@@ -44,8 +50,8 @@ class ContentHash:
         Raises:
             ValueError: it is not the state of these rows, or this machine cannot continue from one.
         """
-        made = cls(schema)
-        if not available():
+        made = cls(schema, resumable=True)
+        if not made._resumable:
             raise ValueError("there is no SHA-256 that can be continued")
         try:
             made._rows = int(state["rows"])
@@ -65,8 +71,10 @@ class ContentHash:
                 _update(self._streams, str(place), chunk)
 
     def state(self) -> dict[str, Any] | None:
-        """The state for `resumed`, to be stored as JSON: some 250 bytes a column. None if this machine cannot continue."""
-        if not available():
+        """The state for `resumed`, to be stored as JSON: some 250 bytes a column. None if none is kept, or this machine cannot
+        continue.
+        """
+        if not self._resumable:
             return None
         return {"rows": self._rows, "streams": {name: each.state().hex() for name, each in sorted(self._streams.items())}}
 
@@ -105,10 +113,12 @@ def _update(streams: _Streams, place: str, array: pa.Array) -> None:
     elif (
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
     ):
-        raw = _filled(array.cast(pa.large_binary()))
-        offsets = np.frombuffer(raw.buffers()[1], dtype=np.int64)[raw.offset : raw.offset + len(raw) + 1]
-        streams[f"{place} length"].update(np.diff(offsets).data)
-        streams[f"{place} value"].update(memoryview(raw.buffers()[2] or b"")[offsets[0] : offsets[-1]])
+        large = pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
+        raw = _filled(array if large else array.cast(pa.large_binary()))
+        _, places, values = raw.buffers()
+        offsets = np.frombuffer(places, dtype=np.int64)[raw.offset : raw.offset + len(raw) + 1]
+        streams[f"{place} length"].update((offsets[1:] - offsets[:-1]).data)
+        streams[f"{place} value"].update(memoryview(values or b"")[offsets[0] : offsets[-1]])
     elif pa.types.is_boolean(kind):
         streams[f"{place} value"].update(_plain(array.cast(pa.uint8())))
     elif pa.types.is_temporal(kind):

@@ -23,8 +23,9 @@ def read_checked_json(path: Path) -> Any:
 
 
 def checked_json(document: Any) -> bytes:
-    """A document with its SHA-256, as the bytes of a file."""
-    return canonical_json({"sha256": json_digest(document), "body": document}) + b"\n"
+    """A document with its SHA-256, as the bytes of a file: the canonical JSON of {"body": document, "sha256": ...}."""
+    body = canonical_json(document)
+    return b'{"body":%b,"sha256":"%b"}\n' % (body, hashlib.sha256(body).hexdigest().encode())
 
 
 def parse_checked_json(data: bytes, where: str) -> Any:

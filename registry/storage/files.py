@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -141,32 +141,50 @@ class LocalFiles(Files):
 
 def plain_name(name: str) -> str:
     """The name itself; raises ValueError unless it is a normalized relative path without `..`."""
-    if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name:
+    if "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ValueError(f"not a file name: {name!r}")
     return name
 
 
 def durable_write(target: Path, data: bytes) -> None:
     """Write a file so that after a crash it is either new or unchanged: tmp, fsync, rename, fsync of the folder."""
-    with replacing(target) as temporary:
-        temporary.write_bytes(data)
+    with _renamed(target) as temporary:
+        # Without a file object, which takes longer to make than a small file to write.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A temporary file to write in the folder of `target`. It replaces `target`, durably, if the block raises no error."""
-    if not target.parent.exists():
+    with _renamed(target) as temporary:
+        yield Path(temporary)
+        _fsync(temporary)
+
+
+@contextmanager
+def _renamed(target: Path) -> Iterator[str]:
+    """The same for a file that is durable at the end of the block."""
+    folder, name = os.path.split(target)
+    folder = folder or "."
+    if not os.path.exists(folder):
         target.parent.mkdir(parents=True, exist_ok=True)
         fsync_folder(target.parent.parent)
-    temporary = target.with_name(f".{target.name[:40]}.{uuid.uuid4().hex}.tmp")
+    temporary = f"{folder}/.{name[:40]}.{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
-        _fsync(temporary)
         os.replace(temporary, target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
-    fsync_folder(target.parent)
+    _fsync(folder)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -174,7 +192,7 @@ def fsync_folder(folder: Path) -> None:
     _fsync(folder)
 
 
-def _fsync(path: Path) -> None:
+def _fsync(path: Path | str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

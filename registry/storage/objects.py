@@ -29,6 +29,9 @@ _PACKED_ROWS = 65_536
 _RECENT_BYTES = 64 << 20
 """The maximum size of the tables that are kept in memory, in bytes, unless a single one is larger."""
 
+_LARGE_BYTES = 1 << 20
+"""The size of an object from which it is decoded in threads; for a smaller one, starting them takes longer than they save."""
+
 _WRITERS = 2
 """Tables that are written at a time: each takes a few times its size in memory."""
 
@@ -87,6 +90,11 @@ class ObjectStore:
             if self._local is not self._files:
                 self._local.write(_name(stored.sha256), data)  # stored rows are read soon, for their content id
         return stored
+
+    def put_again(self, sha256: str) -> Stored | None:
+        """Store an object that was just read here, and so verified, once more. None where it has to be written for that."""
+        size = self._local.size(_name(sha256)) if self._files is self._local else None
+        return Stored(sha256, size) if size and self._touch(sha256) else None
 
     def put_file(self, source: Path) -> Stored:
         """Copy a file into the store durably."""
@@ -158,7 +166,7 @@ class ObjectStore:
         try:
             # Not pq.read_table, which imports pandas.
             with pq.ParquetFile(opened, page_checksum_verification=True) as file:
-                return file.read(columns=columns)
+                return file.read(columns=columns, use_threads=opened.size() >= _LARGE_BYTES)
         except (OSError, pa.ArrowException) as error:
             raise CorruptError(f"object {sha256} in {self._files.where} is not readable as Parquet: {error}") from error
 
@@ -225,15 +233,19 @@ class ObjectStore:
 
         It is touched before it is checked: garbage collection either sees that, or has already removed the object.
         """
-        name = _name(stored.sha256)
-        with self._use.join():
-            if not (self._files.touch(name) and self._files.size(name) == stored.bytes):
-                return False
+        # Objects at a URL cannot be touched. Most others are new, and need no lock.
+        if self._files is not self._local or not self.has(*stored) or not self._touch(stored.sha256):
+            return False
         try:
             self._verified(stored.sha256)
         except CorruptError:
             return False
         return True
+
+    def _touch(self, sha256: str) -> bool:
+        """Touch an object in a folder; returns whether it exists."""
+        with self._use.join():
+            return self._local.touch(_name(sha256))
 
     def _verified(self, sha256: str) -> pa.Buffer:
         """The bytes of an object, mapped into memory and hashed there, so that exactly the hashed bytes are parsed."""

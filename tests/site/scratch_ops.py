@@ -218,6 +218,17 @@ async def dies(word: Word) -> AsyncIterator[Word]:
 
 
 @operator
+async def mixed(word: Word) -> AsyncIterator[Word]:
+    """Passes words on, except `drop`, which it drops, `new`, of which it makes another one, and `twice`."""
+    if word.text == "new":
+        yield Word(text="made")
+    elif word.text != "drop":
+        yield word
+    if word.text == "twice":
+        yield word
+
+
+@operator
 async def patient(word: Word, *, seconds: float = 0.5) -> AsyncIterator[Word]:
     """Waits before each row."""
     await asyncio.sleep(seconds)

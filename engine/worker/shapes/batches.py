@@ -6,26 +6,28 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
 from engine.errors import EngineError
-from engine.jobs.messages import Partition, Receipt
+from engine.jobs.messages import Partition
 from engine.llm.chat import CallLog
 from engine.operator.declaration.operator import Operator
 from engine.operator.types import place_in
 from engine.provenance import RowRef
-from engine.worker.operation import Operation, Scope, wrong_fields
+from engine.worker.operation import Operation, Scope, Write, wrong_fields
 from engine.worker.row_results import OperatorError, OutputRow
 from engine.worker.row_tables import ROW, RowTable, row_table
 from registry.counted import counted
+from registry.records.arrays import int64_array
 
 
-def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
+def run_batch(operation: Operation, part: Partition, scope: Scope) -> Write:
     """Call a batch operator with a partition."""
     operator, stream = operation.operator, operation.stream
-    table, valid = operation.table(part), operation.valid_type(part)
-    numbered = table.add_column(0, ROW, pa.array(range(part.rows), pa.int64()))
+    given = operation.table(part)
+    numbered = given.rows.add_column(0, ROW, int64_array(np.arange(part.rows)))
     rejected: dict[int, str] = {}
     arguments = {stream: numbered, **operation.arguments, **operation.whole_inputs()}
     if operator.context:
@@ -41,7 +43,7 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
     emitted: list[OutputRow] = []
     for output, returned in _tables(operator, result).items():
         record = operator.outputs[output]
-        if checked := row_table(returned, record, part.rows, table if record is valid else None):
+        if checked := row_table(returned, record, part.rows, given.rows if record is given.record else None):
             tables[output] = checked
         else:
             emitted += _rows(operator, output, returned, stream)
@@ -49,12 +51,13 @@ def run_batch(operation: Operation, part: Partition, scope: Scope) -> Receipt:
         _check_rejected(operator, rejected, _used(tables, emitted), part.rows)
     writer = operation.writer(part)
     for output, checked in tables.items():
-        writer.add_table(output, checked)
+        writer.add_table(output, checked, given)
     writer.add_free(emitted, CallLog())
     writer.add_rejected(rejected)
     known = writer.produced(stream)
-    produced = part.rows - len(rejected) if known is None else len(known)
-    return writer.receipt(part, produced=produced, filtered=part.rows - len(rejected) - produced, rejected=len(rejected))
+    produced = part.rows - len(rejected) if known is None else known
+    filtered = part.rows - len(rejected) - produced
+    return partial(writer.receipt, part, produced=produced, filtered=filtered, rejected=len(rejected))
 
 
 def _tables(operator: Operator, result: Any) -> dict[str, pa.Table]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine.errors import EngineError
@@ -16,8 +17,8 @@ from engine.llm.types.row_context import refresh
 from engine.operator.context import Reject, Tally
 from engine.operator.types import place_in
 from engine.worker.models import usage
-from engine.worker.operation import Operation, Scope
-from engine.worker.row_results import OperatorError, RowResult, main_error
+from engine.worker.operation import Operation, Scope, Write
+from engine.worker.row_results import OperatorError, PlainResult, RowResult, main_error
 from engine.worker.row_tables import GivenRows
 from engine.worker.shapes.turns import in_turn
 from registry import Record
@@ -37,7 +38,7 @@ class FailedRowsError(Exception):
         self.usage = _usage(results)
 
 
-async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Callable[[], None]) -> Receipt:
+async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Callable[[], None]) -> Write:
     """Call a row operator for each row of a partition.
 
     Args:
@@ -49,7 +50,7 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
     Raises:
         FailedRowsError: a row failed the step.
     """
-    made: dict[int, RowResult] = {}
+    made: dict[int, RowResult | PlainResult] = {}
     calls = _Calls(operation, {**operation.whole_inputs(), **operation.arguments}, part.first, scope, made, stop)
     given = operation.rows(part)
     rows = enumerate(given.records)
@@ -58,21 +59,27 @@ async def run_rows(operation: Operation, part: Partition, scope: Scope, stop: Ca
     else:
         await in_turn(rows, calls.without_models)
     results = [made[place] for place in range(part.rows)]
-    if any(result.error for result in results):
-        raise FailedRowsError(results)
-    for result in results:
+    known = [result for result in results if isinstance(result, RowResult)]
+    if any(result.error for result in known):
+        raise FailedRowsError(known)
+    for result in known:
         if result.tally:
             scope.tally.add(result.tally)
-    # In a thread, so that other rows' answers do not wait for the disk.
-    return await asyncio.to_thread(_written, operation, part, given, results)
+    return partial(_written, operation, part, given, results, known)
 
 
-def _written(operation: Operation, part: Partition, given: GivenRows, results: Sequence[RowResult]) -> Receipt:
+def _written(
+    operation: Operation,
+    part: Partition,
+    given: GivenRows,
+    results: Sequence[RowResult | PlainResult],
+    known: Sequence[RowResult],
+) -> Receipt:
     writer = operation.writer(part)
     produced = writer.add_results(results, given)
-    rejected = sum(result.rejected is not None for result in results)
+    rejected = sum(result.rejected is not None for result in known)
     filtered = len(results) - produced - rejected
-    return writer.receipt(part, produced=produced, filtered=filtered, rejected=rejected, usage=_usage(results))
+    return writer.receipt(part, produced=produced, filtered=filtered, rejected=rejected, usage=_usage(known))
 
 
 def _usage(results: Sequence[RowResult]) -> Usage:
@@ -93,7 +100,7 @@ class _Calls:
     arguments: dict[str, Any]
     first: int
     scope: Scope
-    results: dict[int, RowResult]
+    results: dict[int, RowResult | PlainResult]
     stop: Callable[[], None]
 
     async def without_models(self, rows: Iterator[tuple[int, Record]]) -> None:
@@ -112,36 +119,45 @@ class _Calls:
         self.operation.heartbeat.row_done()
 
     async def _logged(self, place: int, row: Record) -> tuple[RowResult, CallLog]:
-        log, results = CallLog(), dict[int, RowResult]()
+        log, results = CallLog(), dict[int, RowResult | PlainResult]()
         current_log.set(log)
         await self._call([(place, row)], results, lambda: None, log)
-        return results[place], log
+        result = results[place]
+        assert isinstance(result, RowResult)
+        return result, log
 
     async def _call(
         self,
         rows: Iterable[tuple[int, Record]],
-        results: dict[int, RowResult],
+        results: dict[int, RowResult | PlainResult],
         row_done: Callable[[], None],
         log: CallLog | None = None,
     ) -> None:
         operation, function, stream = self.operation, self.operation.operator.function, self.operation.stream
         arguments, context, checked = {**self.arguments}, self.operation.operator.context, self.operation.checked
+        passes_on, one_output = None if log else operation.passes_on, len(self.operation.operator.outputs) == 1
         for place, row in rows:
             arguments[stream] = row
-            result = RowResult([], log)
-            if context:
+            emitted: PlainResult = []
+            result = RowResult(emitted, log) if context or log else None
+            if context and result:
                 result.tally, result.partial = Tally(), []
                 arguments[context] = operation.context(self.scope, operation.seed_of(row), result.tally, result.partial)
             try:
                 async for item in function(**arguments):
+                    if item is row and passes_on is type(row):
+                        emitted.append(row)
+                        continue
                     # Any of the calls so far may have contributed to the row, unless the operator names them.
-                    calls = tuple(log.calls) if log else ()
-                    result.emitted.append(checked(item, calls, row, self.first + place))
+                    made = checked(item, tuple(log.calls) if log else (), row, self.first + place)
+                    _, record, sources, calls = made
+                    emitted.append(made if sources or calls or not one_output else record)
             except Exception as error:
+                result = result or RowResult(emitted)
                 self._fail(self.first + place, result, error)
                 if result.error:
                     self.stop()
-            results[place] = result
+            results[place] = result or emitted
             row_done()
 
     def _fail(self, number: int, result: RowResult, error: Exception) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from engine.errors import EngineError
-from engine.jobs.messages import Partition, Receipt
+from engine.jobs.messages import Partition
 from engine.llm.chat import CallLog, current_log
 from engine.llm.types.errors import ModelError, RequestError
 from engine.operator.context import Reject
@@ -15,11 +16,11 @@ from engine.operator.tables import Table
 from engine.operator.types import place_in
 from engine.provenance import RowRef
 from engine.worker.models import usage
-from engine.worker.operation import Operation, Scope
+from engine.worker.operation import Operation, Scope, Write
 from engine.worker.row_results import OperatorError, OutputRow
 
 
-async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Receipt:
+async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Write:
     """Call a whole-input operator once, with all rows of its inputs.
 
     Raises:
@@ -55,13 +56,14 @@ async def run_whole(operation: Operation, part: Partition, scope: Scope) -> Rece
             continue
         known = writer.produced(name)
         without = sum(ref.port == name for ref in rejected)
-        rows = len(table) - without if known is None else len(known)
+        rows = len(table) - without if known is None else known
         produced += rows
         never = sum(times == 0 for ref, times in scope.tally.seen.items() if ref.port == name)
         rest = len(table) - rows - without
         unused += rest if operator.inputs[name].lookup else min(never, rest)
     filtered = part.rows - produced - unused - len(rejected)
-    return writer.receipt(part, produced=produced, filtered=filtered, rejected=len(rejected), unused=unused, usage=usage([log]))
+    counts = {"produced": produced, "filtered": filtered, "rejected": len(rejected), "unused": unused}
+    return partial(writer.receipt, part, **counts, usage=usage([log]))
 
 
 def _check_rejected(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pytest
 
-from engine.jobs.partitions import COMPUTED, cuts
+from engine.jobs.partitions import BATCHES, COMPUTED, Size, cuts
 
 
 def table(rows: int, letters: int) -> pa.Table:
     return pa.table({"text": [f"{number:0{letters}}" for number in range(rows)]})
 
 
-def test_a_few_more_rows_leave_the_cuts_before_them() -> None:
-    few, more = ([*cuts(table(rows, 100), COMPUTED)] for rows in (5000, 5100))
+@pytest.mark.parametrize("size", [COMPUTED, BATCHES])
+def test_a_few_more_rows_leave_the_cuts_before_them(size: Size) -> None:
+    few, more = ([*cuts(table(rows, 100), size)] for rows in (5000, 5100))
+    assert len(few) > 1
     assert few[:-1] == more[:-1]
 
 

@@ -49,6 +49,7 @@ def graphs(draw: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "COMPUTED", Size(2, 5, by_content=True))
+    monkeypatch.setattr(partitions, "BATCHES", Size(2, 5, by_content=True))
     monkeypatch.setattr(step_task, "_ROWS_SEEN", 3)
 
 

@@ -32,6 +32,7 @@ HEAD = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, "
 @pytest.fixture(autouse=True)
 def _small_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "COMPUTED", Size(2, 4, by_content=False))
+    monkeypatch.setattr(partitions, "BATCHES", Size(2, 4, by_content=False))
     monkeypatch.setattr(partitions, "CALLS", Size(2, 4, by_content=False))
     monkeypatch.setattr(step_task, "_ROWS_SEEN", 4)
 

@@ -33,7 +33,7 @@ def test_edges_come_in_the_order_of_their_children() -> None:
     edges.add(3, 1, 3)
     assert not edges.in_place(4)
     assert rows_of(edges) == [(0, 1, 0), (1, 0, 7), (1, 1, 1), (2, 1, 2), (3, 1, 3)]
-    assert (edges.parents(0), edges.parents(1)) == ({7}, {0, 1, 2, 3})
+    assert (edges.parents(0).tolist(), edges.parents(1).tolist()) == ([7], [0, 1, 2, 3])
 
 
 def test_rows_may_have_no_edges_where_none_came_from_a_streamed_row() -> None:

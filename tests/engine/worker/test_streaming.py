@@ -55,4 +55,4 @@ def test_a_slice_has_the_rows_that_it_says(registry: Registry) -> None:
     for start in range(8):
         for stop in range(start, 9):
             table = read_slice(registry.store, Slice(sha256=data.sha256, start=start, stop=stop), word)
-            assert table.column("text").to_pylist() == [f"word {number}" for number in range(start, stop)]
+            assert table.rows.column("text").to_pylist() == [f"word {number}" for number in range(start, stop)]

@@ -89,12 +89,16 @@ def test_a_row_id_survives_widening_of_its_type_and_of_nested_types() -> None:
 @given(rows=st.lists(everything, min_size=2, max_size=8), cut=st.integers(0, 8))
 def test_a_content_id_continues_where_it_stopped(rows: list[Everything], cut: int) -> None:
     table = Everything.to_table(rows)
-    first = ContentHash(table.schema)
+    first = ContentHash(table.schema, resumable=True)
     first.update(table.slice(0, cut))
     state = json.loads(json.dumps(first.state()))
     second = ContentHash.resumed(table.schema, state, first.content_id())
     second.update(table.slice(cut))
     assert second.content_id() == content_id(table.schema, [table])
+
+
+def test_a_state_is_kept_only_where_it_is_asked_for() -> None:
+    assert ContentHash(pa.schema([])).state() is None
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ def test_a_content_id_continues_where_it_stopped(rows: list[Everything], cut: in
 )
 def test_a_content_id_continues_from_its_own_state_only(spoil: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     table = pa.table({"s": ["a", "b"]})
-    content = ContentHash(table.schema)
+    content = ContentHash(table.schema, resumable=True)
     content.update(table)
     with pytest.raises(ValueError, match="state"):
         ContentHash.resumed(table.schema, spoil(content.state() or {}), content.content_id())

@@ -30,6 +30,15 @@ def test_the_same_bytes_are_stored_once(store: ObjectStore) -> None:
     assert len([path for path in store.root.rglob("*") if path.is_file()]) == 1
 
 
+def test_an_object_that_is_stored_again_is_young_again(store: ObjectStore) -> None:
+    stored = store.put_bytes(b"rows")
+    os.utime(store.path(stored.sha256), (0, 0))
+    assert store.put_again(stored.sha256) == stored
+    assert store.path(stored.sha256).stat().st_mtime > 0
+    store.path(stored.sha256).unlink()
+    assert store.put_again(stored.sha256) is None
+
+
 def test_a_file_and_its_bytes_are_the_same_object(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc" * 999)
     assert store.put_file(tmp_path / "f") == store.put_bytes(b"abc" * 999)
