@@ -117,7 +117,7 @@ class Run:
     def end(self) -> tuple[int, str]:
         """Wait until the run and its workers have ended; return the exit code and the output.
 
-        Workers may still finish partitions. Agents of Ray do nothing, and outlive a killed driver for up to a minute.
+        Workers may still finish partitions. Agents of Ray send nothing, and outlive a killed driver by more than 20 s.
         """
         output, _ = self.process.communicate(timeout=120)
         psutil.wait_procs([part for part in self._started if _named(part, "RayHost")], timeout=20)
