@@ -14,9 +14,12 @@ import jsonschema
 import pytest
 import yaml
 
+from registry import Registry
 from tests.chat_server import ChatServer, error
 from tests.conftest import Cli
 from tests.e2e.test_kill import solve
+from tests.engine.run_pipelines import run_text
+from tests.in_process import InProcess
 
 PIPELINE = """\
 name: demo
@@ -50,9 +53,11 @@ def project(workdir: Path, chat_server: ChatServer) -> Path:
 def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that has run."""
     folder = tmp_path_factory.mktemp("project")
-    with ChatServer() as server:
+    with pytest.MonkeyPatch.context() as patch, ChatServer() as server:
         write_project(folder, server)
-        subprocess.run([sys.executable, "-m", "engine.cli", "run", "p.yaml"], cwd=folder, check=True, capture_output=True)
+        patch.chdir(folder)
+        result = run_text(Path("p.yaml").read_text(), Registry(folder / ".engine"), cluster=InProcess())
+        assert result.state == "succeeded", result.error
     return folder
 
 
@@ -192,7 +197,9 @@ def test_a_failed_step_exits_with_1_and_shows_the_traceback_only_with_debug(
     assert "Traceback" not in failed.stdout + failed.stderr
     assert len(chat_server.requests) <= 4
     chat_server.answer = solve
-    assert engine("run", "p.yaml").returncode == 0
+    # The next run continues; here, with its workers in this process.
+    again = run_text(Path("p.yaml").read_text(), Registry(project / ".engine"), cluster=InProcess())
+    assert again.state == "succeeded", again.error
 
 
 def test_operators_are_documented(engine: Cli) -> None:

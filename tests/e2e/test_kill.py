@@ -115,9 +115,13 @@ class Run:
         return 1
 
     def end(self) -> tuple[int, str]:
-        """Wait until the run and all its processes have ended; return the exit code and the output."""
+        """Wait until the run and its workers have ended; return the exit code and the output.
+
+        Workers may still finish partitions. Agents of Ray send nothing, and outlive a killed driver by more than 20 s.
+        """
         output, _ = self.process.communicate(timeout=120)
-        for part in psutil.wait_procs(self._started, timeout=20)[1]:
+        psutil.wait_procs([part for part in self._started if _named(part, "RayHost")], timeout=20)
+        for part in self._started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 part.kill()
         return self.process.returncode, output

@@ -12,23 +12,24 @@ from pathlib import Path
 
 import pytest
 
+from registry import Registry
 from tests.conftest import Cli
 from tests.docs.pages import engine_lines
+from tests.engine.run_pipelines import ask
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(400)
 def test_a_small_quickstart_runs(engine: Cli, workdir: Path) -> None:
-    small = ("--set", "problems=6", "--set", "attempts=1", "--set", "train_steps=1")
+    small = ("--set", "problems=3", "--set", "attempts=1", "--set", "train_steps=1")
     done = engine("run", "quickstart", *small)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "quickstart/sft@1" in done.stdout
     assert "arithmetic" in done.stdout
-    [exposure] = json.loads(engine("sql", "select kind, rows from datasets where name = 'quickstart/sft'", "--json").stdout)
-    assert exposure == {"kind": "model", "rows": 1}
-    calls = json.loads(engine("sql", "select distinct model, role from llm_calls", "--json").stdout)
-    assert calls == [{"model": "smollm2-135m-instruct", "role": "teacher"}]
+    registry = Registry(workdir / ".engine")
+    assert ask(registry, "select kind, rows from datasets where name = 'quickstart/sft'") == [("model", 1)]
+    assert ask(registry, "select distinct model, role from llm_calls") == [("smollm2-135m-instruct", "teacher")]
     lines = [line for _, line in engine_lines("docs/quickstart.md") if line != "engine run quickstart"]
     assert len(lines) == 6
     for line in lines:

@@ -1,6 +1,6 @@
 """A pipeline that people review, by commands: it waits, continues when they have decided, and pays for no call twice.
 
-The first run is a process of its own; the commands after it run here, on a Ray that is there already.
+The commands run in this process, and so do their workers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import engine as library
 from engine.cli.app import app
 from registry import Registry
 from tests.chat_server import ChatServer
-from tests.conftest import Cli
 from tests.engine.run_pipelines import ask
+from tests.in_process import InProcess
 
 ROWS = 6
 
@@ -42,10 +42,10 @@ def command(*words: str) -> Result:
     return CliRunner().invoke(app, [*words])
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_a_run_waits_is_reviewed_in_part_waits_and_continues(
-    workdir: Path, registry: Registry, chat_server: ChatServer, engine: Cli
+    workdir: Path, registry: Registry, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("engine.running.run.Cluster", lambda _: InProcess())
     Path("questions.jsonl").write_text("".join(json.dumps({"question": f"What is {n}?"}) + "\n" for n in range(ROWS)))
     Path("p.yaml").write_text(pipeline(chat_server))
 
@@ -61,8 +61,8 @@ def test_a_run_waits_is_reviewed_in_part_waits_and_continues(
         assert imported.exit_code == 0, imported.output
         return imported.stdout
 
-    first = engine("run", "p.yaml")
-    assert first.returncode == 3, first.stderr
+    first = command("run", "p.yaml")
+    assert first.exit_code == 3, first.output
     assert "Step checked waits: 0 of 6 rows decided, 6 more needed" in first.stdout
     # The commands that it names are complete.
     listed = [line for line in first.stdout.splitlines() if line.startswith("  ")]

@@ -16,6 +16,7 @@ from registry import Registry
 from tests.engine.model_servers.adapted import made, noted, prepare, servers_of
 from tests.engine.model_servers.served import calls, pipeline, served
 from tests.engine.run_pipelines import outcomes, run_text, texts, words
+from tests.in_process import InProcess
 
 
 def pids() -> list[int]:
@@ -80,8 +81,7 @@ def test_an_adapter_that_is_made_later_is_loaded_by_both_replicas(registry: Regi
     assert are_gone([int(process) for process in started])
 
 
-@pytest.mark.usefixtures("workdir")
-def test_nothing_is_left_after_kill_9_of_the_driver_and_the_next_run_repeats_no_call() -> None:
+def test_nothing_is_left_after_kill_9_of_the_driver_and_the_next_run_repeats_no_call(registry: Registry) -> None:
     words(*map(str, range(60)))
     Path("p.yaml").write_text(pipeline(teacher=served("--pids", "pids", "--seconds", "0.3", limits={"concurrency": 4})))
     driver = subprocess.Popen([sys.executable, "-m", "engine.cli", "run", "p.yaml"], stdout=subprocess.DEVNULL)
@@ -94,7 +94,9 @@ def test_nothing_is_left_after_kill_9_of_the_driver_and_the_next_run_repeats_no_
     driver.wait()
     assert are_gone(pids()), "servers, and their children, end with the driver"
     assert len(calls()) < 60
-    subprocess.run([sys.executable, "-m", "engine.cli", "run", "p.yaml"], stdout=subprocess.DEVNULL, check=True)
+    # The next run shares only the registry with the killed one.
+    result = run_text(Path("p.yaml").read_text(), registry, cluster=InProcess(registry=registry))
+    assert result.state == "succeeded", result.error
     # Only answers that were in flight when the driver was killed may have been given twice.
     assert len({prompt for _, prompt in calls()}) == 60
     assert len(calls()) <= 60 + 4

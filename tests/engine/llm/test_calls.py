@@ -16,8 +16,6 @@ from registry import Registry
 from tests.chat_server import ChatServer, completion, error
 from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
 
-pytestmark = pytest.mark.usefixtures("ray_session")
-
 
 def pipeline(models: str, steps: str = "asked: {op: ask_once, in: words}", name: str = "demo") -> str:
     """A pipeline over words.jsonl with a teacher."""
@@ -30,6 +28,7 @@ def pipeline(models: str, steps: str = "asked: {op: ask_once, in: words}", name:
 TWO_WORKERS = "asked: {op: ask_once, in: words, resources: {workers: 2, num_cpus: 0.5}}"
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_workers_share_the_limits_of_a_model(registry: Registry, chat_server: ChatServer) -> None:
     words(*[str(number % 90) for number in range(100)])
     chat_server.latency = 0.05
@@ -42,6 +41,7 @@ def test_workers_share_the_limits_of_a_model(registry: Registry, chat_server: Ch
     assert texts(registry, "demo/asked") == [f"You said: Say {number % 90}" for number in range(100)]
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_a_budget_holds_over_all_workers(registry: Registry, chat_server: ChatServer) -> None:
     words(*[str(number) for number in range(64)])
     model = chat_server.model(max_calls=10)
@@ -54,6 +54,7 @@ def test_a_budget_holds_over_all_workers(registry: Registry, chat_server: ChatSe
     assert len(chat_server.requests) == 64
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_calls_of_all_steps_of_a_run_count(registry: Registry, chat_server: ChatServer) -> None:
     words(*"abcd")
     steps = "first: {op: ask_once, in: words}, second: {op: ask_once, in: first}"
@@ -64,6 +65,7 @@ def test_calls_of_all_steps_of_a_run_count(registry: Registry, chat_server: Chat
     assert len(chat_server.requests) == 8
 
 
+@pytest.mark.usefixtures("in_process")
 def test_poison_rows_are_rejected_and_only_they_are_requested_again(registry: Registry, chat_server: ChatServer) -> None:
     poison = {3, 250, 251, 700, 999}
     words(*[str(number) for number in range(1000)])
@@ -89,6 +91,7 @@ def test_poison_rows_are_rejected_and_only_they_are_requested_again(registry: Re
     assert len(texts(registry, "demo/asked@1")) == 995
 
 
+@pytest.mark.usefixtures("in_process")
 def test_answers_that_caused_a_reject_are_requested_again(registry: Registry, chat_server: ChatServer) -> None:
     words("a", "b", "c")
     chat_server.answer = lambda prompt, seen: "no number" if prompt.endswith("b") and seen == 0 else "7"
@@ -106,6 +109,7 @@ def test_answers_that_caused_a_reject_are_requested_again(registry: Registry, ch
     assert texts(registry, "demo/n") == ["7", "7", "7"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_an_empty_answer_counts(registry: Registry, chat_server: ChatServer) -> None:
     words("a", "b")
     chat_server.answer = lambda prompt, seen: "" if prompt.endswith("b") else "fine"
@@ -115,6 +119,7 @@ def test_an_empty_answer_counts(registry: Registry, chat_server: ChatServer) -> 
     assert ask(registry, "select row, response from llm_calls order by all") == [(0, "fine"), (None, "")]
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_two_runs_at_once_make_one_version_and_send_each_request_once(registry: Registry, chat_server: ChatServer) -> None:
     words(*[str(number) for number in range(60)])
     chat_server.latency = 0.02
@@ -131,6 +136,7 @@ def test_two_runs_at_once_make_one_version_and_send_each_request_once(registry: 
     assert ask(registry, "select version from versions where name = 'demo/asked'") == [(1,)]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_missing_capabilities_are_in_the_summary(registry: Registry, chat_server: ChatServer) -> None:
     words("a")
     chat_server.reply = lambda body: completion("x")  # one answer, whatever `n` says
@@ -140,6 +146,7 @@ def test_missing_capabilities_are_in_the_summary(registry: Registry, chat_server
     assert len(chat_server.requests) == 3
 
 
+@pytest.mark.usefixtures("in_process")
 def test_numbers_as_text_stay_text(registry: Registry, chat_server: ChatServer) -> None:
     words("00001", "1e5", "007", "1.0")
     text = pipeline(chat_server.model())

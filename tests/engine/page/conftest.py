@@ -64,6 +64,21 @@ def crafted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     return registry.root, make_trained(registry), make_hostile(registry)
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A registry with trainings and calibrations, and its run."""
+    registry = Registry(tmp_path_factory.mktemp("trained") / ".engine")
+    return registry.root, make_trained(registry)
+
+
+@pytest.fixture
+def trained(registry: Registry, trained_once: tuple[Path, str]) -> str:
+    """Copies it into the test's folder, and returns the run."""
+    made, run = trained_once
+    shutil.copytree(made, registry.root)
+    return run
+
+
 @pytest.fixture
 def visit() -> Visit:
     """Opens the page over a registry in this process, with the token."""

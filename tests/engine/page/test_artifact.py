@@ -6,11 +6,10 @@ from engine.page.facts.artifacts.measures import Point, measures
 from engine.page.facts.artifacts.model import Setting, artifact_facts
 from registry import Metric, Registry
 from tests.engine.page.conftest import Visit
-from tests.engine.page.crafted import make_hostile, make_trained, reading
+from tests.engine.page.crafted import make_hostile, reading
 
 
-def test_a_model_has_its_base_settings_and_curves(registry: Registry) -> None:
-    make_trained(registry)
+def test_a_model_has_its_base_settings_and_curves(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         model = artifact_facts(reader, registry.manifest("demo/sft", 1))
     assert ("base_model", "smollm2") in model.about
@@ -23,15 +22,13 @@ def test_a_model_has_its_base_settings_and_curves(registry: Registry) -> None:
     assert [(each.name, each.bytes) for each in model.files] == [("adapter.safetensors", 1234567)]
 
 
-def test_a_model_knows_what_it_saw_and_how_often(registry: Registry) -> None:
-    make_trained(registry)
+def test_a_model_knows_what_it_saw_and_how_often(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         [seen] = artifact_facts(reader, registry.manifest("demo/sft", 1)).exposure
     assert (str(seen.version), seen.size, seen.rows, seen.times, seen.least, seen.most) == ("demo/judged@1", 21, 6, 8, 1, 3)
 
 
-def test_evaluations_on_the_same_data_are_shown_side_by_side(registry: Registry) -> None:
-    make_trained(registry)
+def test_evaluations_on_the_same_data_are_shown_side_by_side(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         [found] = artifact_facts(reader, registry.manifest("demo/sft", 1)).evaluations
     assert (found.op, [str(each) for each in found.data], found.labels) == (
@@ -46,8 +43,7 @@ def test_evaluations_on_the_same_data_are_shown_side_by_side(registry: Registry)
     assert (after.value, after.high, before.value) == (0.75, 0.95, 0.25)
 
 
-def test_a_calibration_has_curves_with_their_target_and_band(registry: Registry) -> None:
-    make_trained(registry)
+def test_a_calibration_has_curves_with_their_target_and_band(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         found = artifact_facts(reader, registry.manifest("demo/calibrated", 1)).measures
     reliability, size = found.charts
@@ -88,8 +84,7 @@ def test_a_long_curve_is_thinned_out_and_keeps_its_ends() -> None:
     assert (curve.points[0], curve.points[-1]) == (Point(1.0, 1.0), Point(5000.0, 5000.0))
 
 
-def test_the_pages_answer(registry: Registry, visit: Visit) -> None:
-    make_trained(registry)
+def test_the_pages_answer(registry: Registry, trained: str, visit: Visit) -> None:
     client = visit(registry.root)
     model = client.get("/versions/demo/sft@1")
     assert model.status_code == 200

@@ -16,7 +16,7 @@ from engine.errors import PipelineError
 from engine.page.bundle.file_links import ADDRESSES, file_of
 from engine.page.bundle.writing import Bundle, write_bundle
 from registry import Registry
-from tests.engine.page.crafted import HOSTILE, commit, make_hostile, make_trained
+from tests.engine.page.crafted import HOSTILE, commit, make_hostile
 
 LIMIT = 50_000_000
 PICTURE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -86,9 +86,8 @@ def long_rows(registry: Registry, count: int) -> None:
     registry.catalog.end_run(run, "succeeded", refs={"demo/rows": 1})
 
 
-def test_a_run_is_copied_with_all_that_it_read_and_made(registry: Registry) -> None:
-    run = make_trained(registry)
-    done = bundle(registry, run)
+def test_a_run_is_copied_with_all_that_it_read_and_made(registry: Registry, trained: str) -> None:
+    done = bundle(registry, trained)
     check_closed(done.folder)
     assert done.bytes == sum(map(len, files(done.folder).values()))
     assert done.files == len(files(done.folder))
@@ -106,8 +105,7 @@ def test_a_run_is_copied_with_all_that_it_read_and_made(registry: Registry) -> N
     assert {"static/vendor/plot.min.js", "static/vendor/plot.LICENSE.txt"} <= files(done.folder).keys()
 
 
-def test_a_version_is_copied_alone_and_links_to_others_are_text(registry: Registry) -> None:
-    make_trained(registry)
+def test_a_version_is_copied_alone_and_links_to_others_are_text(registry: Registry, trained: str) -> None:
     done = bundle(registry, "demo/judged")
     check_closed(done.folder)
     assert done.rows == {"demo/judged@1": (21, 21)}
@@ -175,20 +173,18 @@ def test_no_row_beyond_those_asked_for_is_in_it(registry: Registry) -> None:
     check_closed(done.folder)
 
 
-def test_a_limit_without_room_for_the_pages_is_an_error_and_writes_nothing(registry: Registry) -> None:
-    make_trained(registry)
+def test_a_limit_without_room_for_the_pages_is_an_error_and_writes_nothing(registry: Registry, trained: str) -> None:
     with pytest.raises(PipelineError, match=r"--max-size 100 kB: the pages of run .* take .* MB without any row"):
         bundle(registry, None, limit=100_000)
     assert not Path("bundle").exists()
     assert not [path for path in Path().iterdir() if path.name.startswith(".bundle")]
 
 
-def test_the_same_registry_gives_the_same_bytes(registry: Registry) -> None:
-    run = make_trained(registry)
+def test_the_same_registry_gives_the_same_bytes(registry: Registry, trained: str) -> None:
     make_hostile(registry)
-    second = files(bundle(registry, run, "two", most=2).folder)
+    second = files(bundle(registry, trained, "two", most=2).folder)
     bundle(registry, "demo/judged", "one", most=2)  # another one replaces it
-    assert files(bundle(registry, run, "one", most=2).folder) == second
+    assert files(bundle(registry, trained, "one", most=2).folder) == second
 
 
 def test_hostile_names_and_rows_are_text(registry: Registry) -> None:
@@ -240,8 +236,7 @@ def test_a_run_that_has_not_ended_is_not_copied(registry: Registry) -> None:
     assert not Path("bundle").exists()
 
 
-def test_only_a_bundle_is_replaced(registry: Registry) -> None:
-    make_trained(registry)
+def test_only_a_bundle_is_replaced(registry: Registry, trained: str) -> None:
     Path("mine").mkdir()
     Path("mine/letter.txt").write_text("dear")
     with pytest.raises(PipelineError, match="it is not empty, and it is not a bundle"):
@@ -261,8 +256,7 @@ def test_only_a_bundle_is_replaced(registry: Registry) -> None:
     assert bundle(registry, "demo/seeds", "empty").rows == {"demo/seeds@1": (8, 8)}
 
 
-def test_links_in_a_bundle_are_not_followed_when_it_is_replaced(registry: Registry) -> None:
-    make_trained(registry)
+def test_links_in_a_bundle_are_not_followed_when_it_is_replaced(registry: Registry, trained: str) -> None:
     bundle(registry, "demo/seeds", "out")
     Path("kept").mkdir()
     Path("kept/letter.txt").write_text("dear")
@@ -272,8 +266,9 @@ def test_links_in_a_bundle_are_not_followed_when_it_is_replaced(registry: Regist
     assert Path("kept/letter.txt").read_text() == "dear"
 
 
-def test_an_error_while_it_is_written_leaves_the_earlier_bundle(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_trained(registry)
+def test_an_error_while_it_is_written_leaves_the_earlier_bundle(
+    registry: Registry, trained: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = files(bundle(registry, "demo/seeds", "out").folder)
 
     def broken(*_: object) -> None:
@@ -323,8 +318,7 @@ def invoke(*words: str) -> tuple[int, str]:
     return done.exit_code, done.output + str(done.exception or "")
 
 
-def test_the_command_prints_what_it_wrote(registry: Registry) -> None:
-    make_trained(registry)
+def test_the_command_prints_what_it_wrote(registry: Registry, trained: str) -> None:
     code, said = invoke("--bundle", "out", "demo/judged", "--rows", "3", "--max-size", "2.5MB")
     assert code == 0, said
     assert "out/index.html: " in said
@@ -343,8 +337,7 @@ def test_the_command_prints_what_it_wrote(registry: Registry) -> None:
         (["--bundle", "out", "demo/judged@9"], "has no version 9"),
     ],
 )
-def test_mistakes_are_explained(registry: Registry, words: list[str], says: str) -> None:
-    make_trained(registry)
+def test_mistakes_are_explained(registry: Registry, trained: str, words: list[str], says: str) -> None:
     code, said = invoke(*words)
     assert code != 0
     assert says in said

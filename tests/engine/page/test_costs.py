@@ -9,11 +9,10 @@ import pytest
 from engine.page.facts.runs.costs import Spent, costs
 from registry import Registry, StepRun
 from tests.engine.page.conftest import Visit
-from tests.engine.page.crafted import BEGAN, commit, make_hostile, make_trained, ran, reading
+from tests.engine.page.crafted import BEGAN, commit, make_hostile, ran, reading
 
 
-def test_costs_add_up_over_every_grouping(registry: Registry) -> None:
-    make_trained(registry)
+def test_costs_add_up_over_every_grouping(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         found = costs(reader)
     assert found.total == Spent((), 42, 3, 4200, 2100, 7.25)
@@ -26,8 +25,7 @@ def test_costs_add_up_over_every_grouping(registry: Registry) -> None:
     assert found.unassigned == 0
 
 
-def test_a_kept_row_costs_what_its_whole_way_cost(registry: Registry) -> None:
-    make_trained(registry)
+def test_a_kept_row_costs_what_its_whole_way_cost(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         kept = {str(each.version): each for each in costs(reader).kept}
     assert kept["demo/answers@1"].each == pytest.approx(5.25 / 21)
@@ -55,8 +53,7 @@ def test_a_row_also_costs_what_failed_before_it_was_made(registry: Registry) -> 
     assert found.unassigned == 1.75
 
 
-def test_costs_are_narrowed_to_a_pipeline_and_to_days(registry: Registry) -> None:
-    make_trained(registry)
+def test_costs_are_narrowed_to_a_pipeline_and_to_days(registry: Registry, trained: str) -> None:
     run = registry.catalog.begin_run("other", {"params": {}}, BEGAN + dt.timedelta(days=100))
     registry.catalog.commit([], run, StepRun(step="ask", op="ask", outcome="ran", calls=1, cost_usd=3.0))
     registry.catalog.end_run(run, "succeeded")
@@ -74,8 +71,7 @@ def test_an_empty_registry_has_no_costs(registry: Registry, visit: Visit) -> Non
     assert "No model was called." in page.text
 
 
-def test_the_page_answers_whatever_is_asked_of_it(registry: Registry, visit: Visit) -> None:
-    make_trained(registry)
+def test_the_page_answers_whatever_is_asked_of_it(registry: Registry, trained: str, visit: Visit) -> None:
     make_hostile(registry)
     client = visit(registry.root)
     assert "$7.25" in client.get("/costs").text

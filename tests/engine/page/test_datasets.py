@@ -35,8 +35,10 @@ def get(client: TestClient, address: str, **query: str | int) -> str:
     return answer.text
 
 
-@pytest.fixture
-def numbers(registry: Registry) -> Registry:
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """A registry that tests only read."""
+    registry = Registry(tmp_path_factory.mktemp("numbers") / ".engine")
     store(registry, "numbers", NUMBERS)
     return registry
 
@@ -308,9 +310,10 @@ def test_rows_that_differ_by_content_are_listed_with_their_copies(registry: Regi
     assert "3 times" in text
 
 
-def test_a_diff_with_another_name_a_wrong_key_and_without_an_earlier_version(numbers: Registry, visit: Visit) -> None:
-    store(numbers, "others", NUMBERS[:10])
-    client = visit(numbers.root)
+def test_a_diff_with_another_name_a_wrong_key_and_without_an_earlier_version(registry: Registry, visit: Visit) -> None:
+    store(registry, "numbers", NUMBERS)
+    store(registry, "others", NUMBERS[:10])
+    client = visit(registry.root)
     assert "2,490 removed" in get(client, "/versions/others@1", **{"view": "diff", "with": "numbers@1"})
     assert "first version" in get(client, "/versions/others@1", view="diff")
     wrong = client.get("/versions/others@1", params={"view": "diff", "with": "numbers@1", "key": "word"})

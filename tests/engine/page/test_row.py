@@ -10,11 +10,10 @@ from registry import Registry
 from registry.errors import QueryError
 from registry.lineage.walk import Version
 from tests.engine.page.conftest import Visit
-from tests.engine.page.crafted import HOSTILE, make_hostile, make_trained, reading
+from tests.engine.page.crafted import HOSTILE, make_hostile, reading
 
 
-def test_a_row_has_its_seed_its_calls_and_what_is_new_in_it(registry: Registry) -> None:
-    make_trained(registry)
+def test_a_row_has_its_seed_its_calls_and_what_is_new_in_it(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         story = row_story(reader, "demo/judged@1", 4)
     assert [(stage.step, [each.row for each in stage.rows]) for stage in story.before] == [
@@ -34,8 +33,7 @@ def test_a_row_has_its_seed_its_calls_and_what_is_new_in_it(registry: Registry) 
     assert judged.text == "score: 4"
 
 
-def test_samples_of_the_same_row_are_siblings(registry: Registry) -> None:
-    make_trained(registry)
+def test_samples_of_the_same_row_are_siblings(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         story = row_story(reader, "demo/answers@1", 4)
         seed = row_story(reader, "demo/seeds@1", 1)
@@ -46,8 +44,7 @@ def test_samples_of_the_same_row_are_siblings(registry: Registry) -> None:
     assert (seed.siblings, seed.more_siblings) == ((), 0)
 
 
-def test_a_row_knows_what_it_became_and_which_models_saw_it(registry: Registry) -> None:
-    make_trained(registry)
+def test_a_row_knows_what_it_became_and_which_models_saw_it(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         story = row_story(reader, "demo/seeds@1", 0)
         unseen = row_story(reader, "demo/seeds@1", 6)
@@ -71,8 +68,7 @@ def test_a_row_knows_what_it_became_and_which_models_saw_it(registry: Registry) 
     assert unseen.models == []
 
 
-def test_the_way_of_a_row_made_by_a_model_ends_at_the_model(registry: Registry) -> None:
-    make_trained(registry)
+def test_the_way_of_a_row_made_by_a_model_ends_at_the_model(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         story = row_story(reader, "demo/after@1", 2)
     assert [str(stage.version) for stage in story.before] in (
@@ -81,8 +77,7 @@ def test_the_way_of_a_row_made_by_a_model_ends_at_the_model(registry: Registry) 
     )
 
 
-def test_the_graph_ties_rows_together(registry: Registry) -> None:
-    make_trained(registry)
+def test_the_graph_ties_rows_together(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         graph = row_graph(row_story(reader, "demo/answers@1", 4))
     edges = {(edge.start, edge.end) for edge in graph.edges}
@@ -95,16 +90,14 @@ def test_the_graph_ties_rows_together(registry: Registry) -> None:
     assert [node.kind for node in graph.nodes if node.id == "demo/answers@1 4"] == ["start"]
 
 
-def test_more_rows_than_are_shown_are_counted(registry: Registry) -> None:
-    make_trained(registry)
+def test_more_rows_than_are_shown_are_counted(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
         story = row_story(reader, "demo/calibrated@1", 0)
     [judged] = [stage for stage in story.before if stage.step == "judged"]
     assert (len(judged.rows), judged.others) == (4, 17)
 
 
-def test_a_row_that_does_not_exist_is_reported(registry: Registry, visit: Visit) -> None:
-    make_trained(registry)
+def test_a_row_that_does_not_exist_is_reported(registry: Registry, trained: str, visit: Visit) -> None:
     with reading(registry) as reader:
         for target, row, told in (
             ("demo/seeds@1", 8, "numbered 0 to 7"),
@@ -118,8 +111,7 @@ def test_a_row_that_does_not_exist_is_reported(registry: Registry, visit: Visit)
     assert "has no row 99" in page.text
 
 
-def test_lost_objects_are_reported_and_the_rest_is_shown(registry: Registry, visit: Visit) -> None:
-    make_trained(registry)
+def test_lost_objects_are_reported_and_the_rest_is_shown(registry: Registry, trained: str, visit: Visit) -> None:
     for kind in ("lineage", "calls"):
         [side] = [each for each in registry.manifest("demo/answers", 1).side if each.kind == kind]
         registry.store.path(side.sha256).unlink()
@@ -129,8 +121,7 @@ def test_lost_objects_are_reported_and_the_rest_is_shown(registry: Registry, vis
     assert "Answer 4. Because." in page.text
 
 
-def test_a_row_whose_source_was_removed_is_shown(registry: Registry, visit: Visit) -> None:
-    make_trained(registry)
+def test_a_row_whose_source_was_removed_is_shown(registry: Registry, trained: str, visit: Visit) -> None:
     registry.catalog.forget([registry.manifest("demo/seeds", 1).version_id])
     page = visit(registry.root).get("/rows/4/demo/answers@1")
     assert page.status_code == 200

@@ -24,10 +24,9 @@ from tests.engine.page.crafted import BEGAN, HOSTILE, commit, make_hostile, make
 from tests.engine.run_pipelines import run_text, words
 
 
-def test_a_step_has_what_it_read_and_made_and_its_models(registry: Registry) -> None:
-    run_id = make_trained(registry)
+def test_a_step_has_what_it_read_and_made_and_its_models(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
-        run = run_facts(reader, run_id)
+        run = run_facts(reader, trained)
     steps = {step.name: step for step in run.steps}
     assert (run.state, run.pipeline, run.cost_usd, run.total("rejected")) == ("succeeded", "demo", 7.25, 1)
     answers = steps["answers"]
@@ -39,10 +38,9 @@ def test_a_step_has_what_it_read_and_made_and_its_models(registry: Registry) -> 
     assert steps["after"].inputs == (Part("demo/tests", 1, "dataset", 4),)
 
 
-def test_the_graph_has_rows_losses_and_dollars_on_its_edges(registry: Registry) -> None:
-    run_id = make_trained(registry)
+def test_the_graph_has_rows_losses_and_dollars_on_its_edges(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
-        graph = run_graph(run_facts(reader, run_id))
+        graph = run_graph(run_facts(reader, trained))
     lines = {(edge.start, edge.end): edge.lines for edge in graph.edges}
     assert lines["part demo/seeds", "step answers"] == ("8 rows",)
     assert lines["step answers", "part demo/answers"] == ("21 rows", "1 rejected", "$5.25")
@@ -183,16 +181,15 @@ def test_a_run_whose_process_died_is_interrupted_and_nothing_is_written(registry
     assert {path.name for path in registry.catalog.runs.folder.iterdir()} == files
 
 
-def test_versions_that_were_removed_are_named_as_such(registry: Registry, visit: Visit) -> None:
-    run_id = make_trained(registry)
+def test_versions_that_were_removed_are_named_as_such(registry: Registry, trained: str, visit: Visit) -> None:
     gone = [registry.manifest(f"demo/{name}", 1).version_id for name in ("seeds", "answers")]
     registry.catalog.forget(gone)
     with reading(registry) as reader:
-        run = run_facts(reader, run_id)
+        run = run_facts(reader, trained)
         [told] = rejects(reader, run)
     assert run.steps[0].outputs == (Part("demo/answers", 1, removed=True),)
     assert "does not exist" in told.unreadable
-    page = visit(registry.root).get(f"/runs/{run_id}")
+    page = visit(registry.root).get(f"/runs/{trained}")
     assert page.status_code == 200
     assert "have been removed" in page.text
 
@@ -211,10 +208,9 @@ def test_what_a_source_left_out_is_listed_with_its_reasons(registry: Registry, v
     assert "examples" not in page
 
 
-def test_rejects_have_reasons_and_examples(registry: Registry) -> None:
-    run_id = make_trained(registry)
+def test_rejects_have_reasons_and_examples(registry: Registry, trained: str) -> None:
     with reading(registry) as reader:
-        [found] = rejects(reader, run_facts(reader, run_id))
+        [found] = rejects(reader, run_facts(reader, trained))
     [reason] = found.reasons
     assert (found.step, found.rejected, reason.text, reason.count) == ("answers", 1, "the answer is empty", 1)
     [example] = reason.examples
@@ -252,8 +248,7 @@ def test_an_old_run_without_times_or_graph_is_shown(registry: Registry, visit: V
     assert "Timeline" not in page.text
 
 
-def test_an_unknown_run_is_reported(registry: Registry, visit: Visit) -> None:
-    make_trained(registry)
+def test_an_unknown_run_is_reported(registry: Registry, trained: str, visit: Visit) -> None:
     with reading(registry) as reader, pytest.raises(UnknownRunError, match="there is no run"):
         run_facts(reader, "20200101-000000-abcdef")
     for path in ("/runs/20200101-000000-abcdef", "/runs/..%2f..%2fetc"):
@@ -273,12 +268,11 @@ def test_markup_and_control_characters_are_text(registry: Registry, visit: Visit
     assert {node["kind"] for node in json.loads(data)["nodes"]} == {"step", "source", "dataset"}
 
 
-def test_the_journal_of_a_run_that_is_damaged_leaves_the_tables(registry: Registry, visit: Visit) -> None:
-    run_id = make_trained(registry)
-    path: Path = registry.catalog.runs.path(run_id)
+def test_the_journal_of_a_run_that_is_damaged_leaves_the_tables(registry: Registry, trained: str, visit: Visit) -> None:
+    path: Path = registry.catalog.runs.path(trained)
     path.write_bytes(path.read_bytes().replace(b"gpt-5-mini", b"gpt-5-maxi"))
     with reading(registry) as reader:
-        run = run_facts(reader, run_id)
+        run = run_facts(reader, trained)
     assert [step.name for step in run.steps] == ["answers", "judged", "sft", "before", "after", "calibrated"]
     assert run.started_at == BEGAN.astimezone(dt.UTC).replace(tzinfo=None)
-    assert visit(registry.root).get(f"/runs/{run_id}").status_code == 200
+    assert visit(registry.root).get(f"/runs/{trained}").status_code == 200

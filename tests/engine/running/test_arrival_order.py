@@ -87,7 +87,7 @@ def draws(examples: int) -> Any:
     return lambda test: drawn(given(steps=graphs(), texts=TEXTS, data=st.data())(test))
 
 
-@draws(10)
+@draws(4)
 def test_results_do_not_depend_on_the_order(
     workdir: Path, steps: dict[str, Any], texts: list[str], data: st.DataObject
 ) -> None:

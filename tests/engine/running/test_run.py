@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from engine.errors import PipelineError
+from engine.execution.cluster import Cluster
+from engine.execution.executor import Executor
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
 from registry import Registry
 from tests.chat_server import ChatServer, error
 from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
-from tests.in_process import Unused
+from tests.in_process import InProcess, Unused
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+# Workers are in this process where a test is about what the engine decides. Tests about workers name the cluster: it is Ray's.
+pytestmark = pytest.mark.usefixtures("in_process")
 
 HEAD = "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, "
 
@@ -25,9 +29,9 @@ def pipeline(steps: str, models: str = "") -> str:
     return HEAD + (f"models: {{teacher: {models}}}, " if models else "") + f"steps: {{{steps}}}}}"
 
 
-def test_rows_keep_their_order_and_their_lineage(registry: Registry) -> None:
+def test_rows_keep_their_order_and_their_lineage(registry: Registry, ray_session: None) -> None:
     words(*[f"w{number}" for number in range(2500)])
-    result = run_text(pipeline("loud: {op: shout, in: words}"), registry)
+    result = run_text(pipeline("loud: {op: shout, in: words}"), registry, cluster=Cluster(registry.location))
     assert result.state == "succeeded"
     assert texts(registry, "demo/loud") == [f"W{number}!" for number in range(2500)]
     assert ask(registry, "select count(*), sum(child_row = parent_row) from row_lineage where child = 'demo/loud'") == [
@@ -139,16 +143,20 @@ def test_draws_depend_on_the_rows_content_and_not_on_its_position(registry: Regi
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "message", "cluster"),
     [
-        ("boom", r"\w+\.py:\d+: operator broken raised ZeroDivisionError on row 1 of 'word': no such thing"),
-        ("invalid", r"operator broken yielded an invalid Word for row 1 of 'word': .*text"),
-        ("wrong", r"\w+\.py:\d+: operator broken yielded a str to 'out', which takes Word"),
+        # The traceback comes from another process.
+        ("boom", r"\w+\.py:\d+: operator broken raised ZeroDivisionError on row 1 of 'word': no such thing", Cluster),
+        ("invalid", r"operator broken yielded an invalid Word for row 1 of 'word': .*text", lambda _: InProcess()),
+        ("wrong", r"\w+\.py:\d+: operator broken yielded a str to 'out', which takes Word", lambda _: InProcess()),
     ],
 )
-def test_an_exception_in_an_operator_fails_the_step_and_names_the_row(registry: Registry, text: str, message: str) -> None:
+def test_an_exception_in_an_operator_fails_the_step_and_names_the_row(
+    registry: Registry, ray_session: None, text: str, message: str, cluster: Callable[[str], Executor]
+) -> None:
     words("fine", text)
-    result = run_text(pipeline("loud: {op: shout, in: words}, b: {op: broken, in: words}"), registry)
+    steps = "loud: {op: shout, in: words}, b: {op: broken, in: words}"
+    result = run_text(pipeline(steps), registry, cluster=cluster(registry.location))
     assert result.state == "failed"
     assert result.error
     assert re.search(message, result.error, re.DOTALL)
@@ -157,9 +165,11 @@ def test_an_exception_in_an_operator_fails_the_step_and_names_the_row(registry: 
     assert ask(registry, "select state from runs") == [("failed",)]
 
 
-def test_a_worker_that_keeps_dying_fails_the_step(registry: Registry) -> None:
+def test_a_worker_that_keeps_dying_fails_the_step(registry: Registry, ray_session: None) -> None:
     words(*["fine"] * 1024, "die")
-    result = run_text(pipeline("d: {op: dies, in: words, resources: {workers: 1}}"), registry)
+    result = run_text(
+        pipeline("d: {op: dies, in: words, resources: {workers: 1}}"), registry, cluster=Cluster(registry.location)
+    )
     assert result.state == "failed"
     assert result.error
     assert "a worker process died 3 times at rows" in result.error
@@ -194,7 +204,9 @@ def end(lines: Table[Line]) -> Iterator[Line]:
 '''
 
 
-def test_an_operator_that_is_edited_in_the_middle_of_a_run_fails_its_step_and_no_other(registry: Registry) -> None:
+def test_an_operator_that_is_edited_in_the_middle_of_a_run_fails_its_step_and_no_other(
+    registry: Registry, ray_session: None
+) -> None:
     words("a")
     Path("my_ops.py").write_text(EDITS)
     text = """
@@ -203,7 +215,7 @@ def test_an_operator_that_is_edited_in_the_middle_of_a_run_fails_its_step_and_no
         datasets: {words: {type: Line, path: words.jsonl}}
         steps: {edited: {op: edit, in: words}, ended: {op: end, in: edited}}
     """
-    result = run_text(text, registry)
+    result = run_text(text, registry, cluster=Cluster(registry.location))
     assert outcomes(result) == {"edited": "ran", "ended": "failed"}
     assert "step 'ended' failed: the code of operator 'my_ops:end'" in str(result.error)
     assert "If you have just edited it, run again" in str(result.error)
@@ -219,9 +231,10 @@ def test_an_empty_dataset_gives_empty_outputs(registry: Registry) -> None:
     assert texts(registry, "demo/all") == [""]
 
 
-def test_a_row_of_ten_megabytes_is_processed(registry: Registry) -> None:
+def test_a_row_of_ten_megabytes_is_processed(registry: Registry, ray_session: None) -> None:
     words("x" * (10 << 20), "small")
-    assert run_text(pipeline("loud: {op: shout, in: words}"), registry).state == "succeeded"
+    result = run_text(pipeline("loud: {op: shout, in: words}"), registry, cluster=Cluster(registry.location))
+    assert result.state == "succeeded"
     assert [len(text) for text in texts(registry, "demo/loud")] == [(10 << 20) + 1, 6]
 
 
@@ -232,9 +245,11 @@ def test_a_bad_row_stops_before_anything_is_recorded(registry: Registry, no_clus
     assert not registry.exists or ask(registry, "select count(*) from runs") == [(0,)]
 
 
-def test_resources_that_no_node_has_are_an_error(registry: Registry) -> None:
+def test_resources_that_no_node_has_are_an_error(registry: Registry, ray_session: None) -> None:
     words("a")
-    result = run_text(pipeline("loud: {op: shout, in: words, resources: {num_cpus: 4096}}"), registry)
+    result = run_text(
+        pipeline("loud: {op: shout, in: words, resources: {num_cpus: 4096}}"), registry, cluster=Cluster(registry.location)
+    )
     assert result.error
     assert "no node of the cluster has that much" in result.error
 

@@ -32,6 +32,7 @@ from registry.records.content import content_id
 from registry.records.schema import fields_of
 from tests.chat_server import ChatServer
 from tests.engine.run_pipelines import run_text, words
+from tests.in_process import InProcess
 from tests.registry.catalog.test_catalog import VIEWS
 
 PIPELINE = """
@@ -69,7 +70,7 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def whole(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with files of every kind, as it is just after a worker with model calls was killed."""
     folder = tmp_path_factory.mktemp("whole")
     registry = Registry(folder / "made")
@@ -79,7 +80,7 @@ def whole(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         words(*two, "skip", "bad", *[f"word number {n}" for n in range(40)])
         with Path("words.jsonl").open("a") as lines:
             lines.write('{"no": "word"}\n')
-        assert run_text(PIPELINE % server.model(), registry).state == "succeeded"
+        assert run_text(PIPELINE % server.model(), registry, cluster=InProcess()).state == "succeeded"
     model = add_models(registry)
     registry.catalog.pin(model.name, model.version)
     with closing(Journal(registry.journal)) as journal, closing(sqlite3.connect(journal.file)) as other:

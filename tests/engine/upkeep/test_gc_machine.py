@@ -309,7 +309,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("examples", "steps"), [(5, 8), pytest.param(200, 30, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("examples", "steps"), [(3, 8), pytest.param(200, 30, marks=pytest.mark.soak)])
 def test_the_registry_behaves_like_the_model(examples: int, steps: int) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Machine,

@@ -16,7 +16,7 @@ from tests.registry.catalog.test_catalog import VIEWS, draft
 from tests.registry.children import exit_code
 
 Facts = dict[str, list[tuple[object, ...]]]
-MOMENTS, SOAK_MOMENTS = 4, 60
+MOMENTS, SOAK_MOMENTS = 2, 60
 
 
 LOST = {"run_id", "created_at", "updated_at", "started_at", "ended_at"}

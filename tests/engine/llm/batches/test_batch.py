@@ -26,8 +26,8 @@ from engine.llm.types.errors import BudgetError, EndpointError, RequestError
 from engine.llm.types.row_context import refresh
 from registry import Registry
 from tests.batch_server import BatchServer, killed, looked, model_spec, request, start, until
-from tests.conftest import Cli
 from tests.engine.run_pipelines import run_text, texts, words
+from tests.in_process import InProcess
 from tests.message_batch_server import MessageBatchServer
 from tests.processes import kill_tree
 
@@ -435,7 +435,9 @@ def test_the_rows_of_a_step_are_one_batch(registry: Registry, server: BatchServe
 @pytest.mark.parametrize(
     "server", ["openai", pytest.param("anthropic", marks=pytest.mark.soak)], indirect=True
 )  # processes that use either of them are killed above
-def test_a_killed_run_continues_with_its_batch(workdir: Path, engine: Cli, server: BatchServer) -> None:
+@pytest.mark.ray
+def test_a_killed_run_continues_with_its_batch(workdir: Path, registry: Registry, server: BatchServer) -> None:
+    """The killed run has its workers on Ray, and the next one in this process; they share only the registry."""
     words(*[str(number) for number in range(100)])
     (workdir / "p.yaml").write_text(pipeline(server.model()))
     server.hold = True
@@ -444,10 +446,10 @@ def test_a_killed_run_continues_with_its_batch(workdir: Path, engine: Cli, serve
     asyncio.run(looked(server, process))
     kill_tree(process)
     server.hold = False
-    done = engine("run", "p.yaml")
-    assert done.returncode == 0, done.stderr
+    result = run_text(pipeline(server.model()), registry, cluster=InProcess())
+    assert result.state == "succeeded", result.error
     assert [len(server.lines(each)) for each in server.batches.values()] == [100]
-    assert texts(Registry(workdir / ".engine"), "demo/asked") == [f"You said: Say {number}" for number in range(100)]
+    assert texts(registry, "demo/asked") == [f"You said: Say {number}" for number in range(100)]
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_a_step_whose_model_lacks_what_it_needs_fails_before_it_starts(
     assert len(chat_server.requests) == 1
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_a_step_whose_model_has_it_runs(registry: Registry, chat_server: ChatServer) -> None:
     chat_server.reply = able
     words("a", "b")
