@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.timeout(400)
 def test_a_small_quickstart_runs(engine: Cli, workdir: Path) -> None:
-    small = ("--set", "problems=3", "--set", "attempts=1", "--set", "train_steps=1")
+    small = ("--set", "problems=4", "--set", "attempts=1", "--set", "train_steps=1")
     done = engine("run", "quickstart", *small)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "quickstart/sft@1" in done.stdout
