@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engine.sources.columnar import typed
 from registry import Record
 from registry.records.arrays import int64_array, numbers_of
+from registry.records.content import content_id
 
 ROW = "_row"
 """The column with the row of the batch that a row came from."""
@@ -89,4 +90,14 @@ def _are(rows: pa.Table, given: pa.Table, places: NDArray[np.int64]) -> bool:
     if rows.schema.names != given.schema.names or rows.schema.types != given.schema.types:
         return False
     in_place = len(places) == given.num_rows and bool((places == np.arange(len(places))).all())
-    return bool(rows.equals(given if in_place else given.take(int64_array(places))))
+    source = given if in_place else given.take(int64_array(places))
+    if not rows.equals(source):
+        return False
+    # 0.0 equals -0.0, but is another value.
+    floats = [each.name for each in given.schema if _has_floats(each.type)]
+    schema = pa.schema([given.schema.field(name) for name in floats])
+    return not floats or content_id(schema, [rows.select(floats)]) == content_id(schema, [source.select(floats)])
+
+
+def _has_floats(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or any(_has_floats(kind.field(place).type) for place in range(kind.num_fields))

@@ -111,4 +111,23 @@ def test_a_row_equal_to_its_source_is_stored_as_it_was_returned() -> None:
     returned = given.set_column(2, "share", pa.array([-0.0])).add_column(0, "_row", pa.array([0]))
     found = row_table(returned, Plain, 1, given)
     assert found is not None
+    assert not found.passed_on
     assert math.copysign(1, found.rows["share"][0].as_py()) == -1
+
+
+class Numbers(Record):
+    value: float
+    more: list[float] = []
+
+
+@pytest.mark.parametrize(
+    ("values", "more", "passed_on"),
+    [([-0.0, 1.0], [[-0.0], []], True), ([0.0, 1.0], [[-0.0], []], False), ([-0.0, 1.0], [[0.0], []], False)],
+)
+def test_another_zero_is_not_passed_on(values: list[float], more: list[list[float]], passed_on: bool) -> None:
+    given = Numbers.to_table([Numbers(value=-0.0, more=[-0.0]), Numbers(value=1.0)])
+    columns = [pa.array(values, given.schema.types[0]), pa.array(more, given.schema.types[1])]
+    returned = pa.Table.from_arrays(columns, schema=given.schema).append_column("_row", pa.array([0, 1]))
+    made = row_table(returned, Numbers, 2, given)
+    # Others are read one by one, because they have lists.
+    assert (made is not None and made.passed_on) == passed_on
