@@ -69,7 +69,7 @@ class ObjectStore:
         else:
             raise ValueError(f"objects at {self._files.where} need a cache folder on this machine")
         root = self._local.root
-        self._recent: OrderedDict[str, pa.Table] = OrderedDict()
+        self._recent: OrderedDict[str, tuple[pa.Table, int]] = OrderedDict()
         self._recent_bytes = 0
         self._use = SharedLock(root.with_name(f"{root.name}.lock"), f"the objects in {root} are being collected")
 
@@ -93,8 +93,10 @@ class ObjectStore:
 
     def put_again(self, sha256: str) -> Stored | None:
         """Store an object that was just read here, and so verified, once more. None where it has to be written for that."""
-        size = self._local.size(_name(sha256)) if self._files is self._local else None
-        return Stored(sha256, size) if size and self._touch(sha256) else None
+        _, size = self._recent.get(sha256, (None, 0))
+        if self._files is not self._local or not self.has(sha256, size) or not self._touch(sha256):
+            return None
+        return Stored(sha256, size)
 
     def put_file(self, source: Path) -> Stored:
         """Copy a file into the store durably."""
@@ -159,10 +161,12 @@ class ObjectStore:
 
     def read_table(self, sha256: str, columns: list[str] | None = None) -> pa.Table:
         """The rows of a Parquet object, verified. Raises CorruptError when it is damaged or missing."""
+        return self._decoded(sha256, self.open(sha256), columns)
+
+    def _decoded(self, sha256: str, opened: pa.BufferReader, columns: list[str] | None) -> pa.Table:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        opened = self.open(sha256)
         try:
             # Not pq.read_table, which imports pandas.
             with pq.ParquetFile(opened, page_checksum_verification=True) as file:
@@ -176,12 +180,13 @@ class ObjectStore:
         """
         if sha256 in self._recent:
             self._recent.move_to_end(sha256)
-            return self._recent[sha256]
-        table = self.read_table(sha256)
-        self._recent[sha256] = table
+            return self._recent[sha256][0]
+        opened = self.open(sha256)
+        table = self._decoded(sha256, opened, None)
+        self._recent[sha256] = table, opened.size()
         self._recent_bytes += table.nbytes
         while self._recent_bytes > _RECENT_BYTES and len(self._recent) > 1:
-            _, oldest = self._recent.popitem(last=False)
+            _, (oldest, _) = self._recent.popitem(last=False)
             self._recent_bytes -= oldest.nbytes
         return table
 

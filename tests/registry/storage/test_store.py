@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -31,12 +31,25 @@ def test_the_same_bytes_are_stored_once(store: ObjectStore) -> None:
 
 
 def test_an_object_that_is_stored_again_is_young_again(store: ObjectStore) -> None:
-    stored = store.put_bytes(b"rows")
+    stored = store.put_table(pa.table({"n": [1, 2]}))
+    store.read_recent(stored.sha256)
     os.utime(store.path(stored.sha256), (0, 0))
     assert store.put_again(stored.sha256) == stored
     assert store.path(stored.sha256).stat().st_mtime > 0
-    store.path(stored.sha256).unlink()
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: os.truncate(path, 9)], ids=["removed", "cut"])
+def test_an_object_that_was_lost_after_it_was_read_has_to_be_written_again(
+    store: ObjectStore, lose: Callable[[Path], None]
+) -> None:
+    table = pa.table({"n": [1, 2]})
+    stored = store.put_table(table)
+    assert store.put_again(stored.sha256) is None  # it was not read
+    store.read_recent(stored.sha256)
+    lose(store.path(stored.sha256))
     assert store.put_again(stored.sha256) is None
+    assert store.put_table(table) == stored
+    assert store.put_again(stored.sha256) == stored
 
 
 def test_a_file_and_its_bytes_are_the_same_object(store: ObjectStore, tmp_path: Path) -> None:
