@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 import duckdb
+from pydantic_core import to_jsonable_python
 
 from registry.catalog.manifest import Event, Manifest, Pin, StepRun, UsedNumber
 from registry.errors import UnfitError
@@ -163,8 +164,8 @@ def replace_marks(con: duckdb.DuckDBPyConnection, rows: TableRows) -> None:
 
 
 def _json(value: Any) -> str:
-    """The same text for a value and for what a file of record returns for it, whose keys are sorted."""
-    return json.dumps(value, sort_keys=True)
+    """A value as the files of record have it, with sorted keys: so the text is the same before and after it was in a file."""
+    return json.dumps(to_jsonable_python(value, inf_nan_mode="null"), sort_keys=True, ensure_ascii=False)
 
 
 def _naive(moment: dt.datetime) -> dt.datetime:

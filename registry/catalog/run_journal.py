@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from registry.catalog import openlineage
 from registry.catalog.manifest import Event, Manifest, unfit
-from registry.errors import CorruptError
+from registry.errors import CorruptError, UnfitError
 from registry.storage import fault_points, ids, plain_files
 from registry.storage.checked_json import canonical_json, json_digest
 from registry.storage.files import durable_write, fsync_folder
@@ -195,13 +195,19 @@ def sealed(event: Event, manifests: Sequence[Manifest] = ()) -> bytes:
 
     Args:
         manifests: the versions that a step made or reused: OpenLineage's inputs and outputs.
+
+    Raises:
+        UnfitError: it has text that is not Unicode.
     """
-    document = openlineage.line(event, manifests)
-    ours = event.model_dump(mode="json", exclude_defaults=True)
-    facet = {"_producer": openlineage.PRODUCER, "_schemaURL": openlineage.FACET_SCHEMA, "event": ours}
-    document["run"]["facets"]["engine"] = facet
-    facet["sha256"] = json_digest(document)
-    return canonical_json(document) + b"\n"
+    try:
+        document = openlineage.line(event, manifests)
+        ours = event.model_dump(mode="json", exclude_defaults=True)
+        facet = {"_producer": openlineage.PRODUCER, "_schemaURL": openlineage.FACET_SCHEMA, "event": ours}
+        document["run"]["facets"]["engine"] = facet
+        facet["sha256"] = json_digest(document)
+        return canonical_json(document) + b"\n"
+    except UnicodeEncodeError as error:
+        raise UnfitError(f"the journal of run {event.run_id} cannot store this: {error}") from error
 
 
 def _opened(line: bytes, path: Path, number: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import duckdb
 import pytest
@@ -24,6 +25,7 @@ from registry import (
     VersionRef,
 )
 from registry.catalog.write_ahead import Intent
+from registry.errors import UnfitError
 from registry.records.schema import fields_of
 from tests.registry.edges import side_of_edges
 
@@ -82,6 +84,29 @@ def everything(registry: Registry) -> dict[str, list[tuple[object, ...]]]:
     """The contents of all public views."""
     with registry.session() as session:
         return {view: sorted(session.ask(f"select * from {view}").rows, key=repr) for view in VIEWS}
+
+
+@pytest.mark.parametrize("params", [{"w": {2: 1, 10: 2}}, {None: 1}, {"w": float("inf")}, {True: 1, "x": 2}], ids=str)
+def test_the_tables_show_parameters_as_the_journal_has_them(registry: Registry, params: dict[Any, Any]) -> None:
+    registry.catalog.begin_run("p", {"file": "p.yaml", "params": params})
+    assert registry.catalog.differences() == []
+
+
+def test_text_that_is_not_unicode_changes_nothing(registry: Registry) -> None:
+    catalog = registry.catalog
+    wrong = draft(registry, "p/words", ["x"], "k").model_copy(update={"files": ("caf\udce9.jsonl",)})
+    run = catalog.begin_run("p", {})
+    for commit in (
+        lambda: catalog.begin_run("p\udce9", {}),
+        lambda: catalog.commit([wrong], run, None),
+        lambda: catalog.commit([], run, StepRun(step="s\udce9", op="test", outcome="ran")),
+    ):
+        with pytest.raises(UnfitError, match="surrogate"):
+            commit()
+    with registry.session() as session:
+        assert session.ask("select count(*) from runs").rows == [(1,)]
+        assert session.ask("select count(*) from versions").rows == [(0,)]
+    assert catalog.differences() == []
 
 
 class Pair(Record):
