@@ -10,8 +10,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,17 +29,17 @@ Finding = TypeVar("Finding", bound=BaseModel)
 
 def recall(kind: type[Finding], key: Mapping[str, Any]) -> Finding | None:
     """What an earlier plan found under a key; None if there is nothing."""
+    follows_from = _follows_from(kind, key)
+    content = FINDINGS.read(_name(follows_from), follows_from) if _COMPUTED_BY else None
     try:
-        follows_from = _follows_from(kind, key)
-        content = FINDINGS.read(_name(follows_from), follows_from)
         return None if content is None else kind.model_validate_json(content)
-    except (OSError, ValidationError):  # the engine's files cannot be listed; not what this engine writes
+    except ValidationError:  # not what this engine writes
         return None
 
 
 def remember(found: BaseModel, key: Mapping[str, Any]) -> None:
     """Remember a finding for the plans to come, if that is possible."""
-    with suppress(OSError):  # the engine's files cannot be listed
+    if _COMPUTED_BY:
         follows_from = _follows_from(type(found), key)
         FINDINGS.write(_name(follows_from), follows_from, found.model_dump_json().encode())
 
@@ -51,14 +49,16 @@ def _name(follows_from: bytes) -> str:
 
 
 def _follows_from(kind: type[BaseModel], key: Mapping[str, Any]) -> bytes:
-    return canonical_json({"kind": kind.__name__, "computed_by": _computed_by(), "key": dict(key)})
+    return canonical_json({"kind": kind.__name__, "computed_by": _COMPUTED_BY, "key": dict(key)})
 
 
-@cache
 def _computed_by() -> list[str | None]:
     """What computes the findings: Python, packages, and the engine's files. Sizes and times stand for their content, as they do
-    when Python loads modules that it has compiled before."""
-    files = (each for folder in (Path(__file__).parents[1], Path(registry.__file__).parent) for each in _files(str(folder)))
+    when Python loads modules that it has compiled before. Empty if the files cannot be listed."""
+    try:
+        files = [each for folder in (Path(__file__).parents[1], Path(registry.__file__).parent) for each in _files(str(folder))]
+    except OSError:
+        return []
     return [sys.version, *map(installed_version, _PACKAGES), *files]
 
 
@@ -72,3 +72,7 @@ def _files(folder: str) -> Iterator[str]:
             else:
                 about = entry.stat()
                 yield f"{entry.path!a} {about.st_size} {about.st_mtime_ns}"
+
+
+_COMPUTED_BY = _computed_by()
+"""Looked up when this module is loaded: files that change in a process's lifetime are not what it computes with."""

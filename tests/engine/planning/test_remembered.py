@@ -255,7 +255,7 @@ def test_another_engine_python_or_package_finds_nothing(work: list[str], monkeyp
     work.clear()
     found = remembered._computed_by()
     place = part if part < len(remembered._PACKAGES) + 1 else -1 - (part - len(remembered._PACKAGES))
-    monkeypatch.setattr(remembered, "_computed_by", lambda: [*found[:place], "other", *found[place:][1:]])
+    monkeypatch.setattr(remembered, "_COMPUTED_BY", [*found[:place], "other", *found[place:][1:]])
     plan()
     assert work == ALL
 
