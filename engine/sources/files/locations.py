@@ -216,7 +216,8 @@ def _shown(text: str, secrets: Mapping[str, str]) -> str:
     for secret, shown in secrets.items():
         for form in {secret, quote(secret), quote(secret, safe="")}:
             text = text.replace(form, shown)
-    return redacted(text)
+    # Names of files are bytes, which need not be UTF-8.
+    return redacted(text.encode(errors="backslashreplace").decode())
 
 
 def _words(error: Exception, secrets: Mapping[str, str]) -> str:

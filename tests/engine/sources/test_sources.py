@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ def test_every_format_gives_the_same_content(registry: Registry) -> None:
     got = {file: read(registry, path=file) for file in ("a.jsonl", "b.json", "c.json", "d.csv", "e.parquet", "f.jsonl.gz")}
     assert {ingested.content_id for ingested, _ in got.values()} == {got["a.jsonl"][0].content_id}
     assert [row.answer for row in got["d.csv"][1]] == ["00001", "00002", "00003", "00004", "00005"]
+
+
+def test_a_file_whose_name_is_not_utf_8_is_named_with_escapes(registry: Registry) -> None:
+    Path(os.fsdecode(b"caf\xe9.jsonl")).write_bytes(lines(ROW))
+    [file] = find_files("*.jsonl", Path())
+    assert file.name == "caf\\udce9.jsonl"
+    _, rows = read(registry, path="*.jsonl")
+    assert len(rows) == 1
 
 
 def test_globs_renames_and_limits_are_applied(registry: Registry) -> None:
