@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from registry import DataObject, Draft, Registry, SideObject, StepRun, VersionRef
 from registry.catalog import side_schemas
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 from registry.query.impact import impact
 
 SEED_ROWS = 500_000

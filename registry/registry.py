@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from registry.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from registry.catalog.catalog import Catalog
+    from registry.query.look_ups import LookUps
     from registry.query.session import Session
     from registry.reviews.store import ReviewStore
 
@@ -118,10 +119,13 @@ class Registry:
             session.close()
 
     @contextmanager
-    def session_when_needed(self) -> Iterator[Callable[[], Session]]:
-        """A function that gives a session, always the same one. It is opened by the first call, because that takes 50 ms."""
+    def look_ups(self) -> Iterator[LookUps]:
+        """Look-ups, and a session for what takes more."""
+        from registry.query.look_ups import LookUps
+
         with ExitStack() as opened:
-            yield cache(lambda: opened.enter_context(self.session()))
+            session = cache(lambda: opened.enter_context(self.session()))
+            yield LookUps(self._look_up, session)
 
     def listing(self, view: str) -> list[dict[str, Any]]:
         """All rows of one of the views `datasets`, `versions` and `runs`, as dicts by column; none if nothing was ever written.
@@ -204,6 +208,9 @@ class Registry:
     def intact(self, manifest: Manifest) -> bool:
         """Whether all objects of a version exist with the size they were written with."""
         return self.catalog.intact(manifest)
+
+    def _look_up(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return self.catalog.look_up(query, values)  # the first one loads DuckDB
 
     def _ids(self, condition: str, values: list[Any]) -> list[str]:
         if not self.exists:

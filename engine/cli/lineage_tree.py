@@ -14,7 +14,8 @@ from rich.tree import Tree
 from engine.cli.output import cell_text
 from registry import Decision, Session
 from registry.counted import counted
-from registry.lineage.walk import Direction, Hop, InputLink, Reached, RowNumbers, Version, Walk
+from registry.lineage.targets import Version
+from registry.lineage.walk import Direction, Hop, InputLink, Reached, RowNumbers, Walk
 
 _SHOWN = 120
 _DEEPEST = 20

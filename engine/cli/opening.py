@@ -70,8 +70,8 @@ def checked_pipeline(
 
     file = _find_pipeline(name)
     if _may_exist(location) and (registry := named_registry(location, other)).exists:
-        with registry.session_when_needed() as session:
-            return check(file, settings, session, matrix=matrix, keys=keys)
+        with registry.look_ups() as look_ups:
+            return check(file, settings, look_ups, matrix=matrix, keys=keys)
     return check(file, settings, matrix=matrix, keys=keys)
 
 

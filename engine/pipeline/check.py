@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,13 +36,13 @@ from engine.spec.yaml_source import Loc, YamlSource
 from registry import Record
 
 if TYPE_CHECKING:
-    from registry import Session
+    from registry.query.look_ups import LookUps
 
 
 def check(
     file: Path,
     settings: Settings = None,
-    session: Callable[[], Session] | None = None,
+    look_ups: LookUps | None = None,
     *,
     matrix: MatrixOptions = None,
     keys: bool = False,
@@ -52,7 +52,7 @@ def check(
     Args:
         file: the YAML.
         settings: override `params`: `name=value` texts, or values by name.
-        session: opens the registry, for `registry:` references; None if there is none.
+        look_ups: in the registry, for `registry:` references; None if there is none.
         matrix: overrides `matrix`: `name=value,value` texts, or lists of values by name.
         keys: whether the environment variables with API keys must be set, as for a run.
 
@@ -65,7 +65,7 @@ def check(
     named = [name for model in spec.models.values() for name in model.environment]
     named += [name for data in spec.datasets.values() for name in ENV.findall(data.path or "")]
     load_dot_env(file.parent, named)
-    checker = _Checker(spec, source, file, session, keys=keys)
+    checker = _Checker(spec, source, file, look_ups, keys=keys)
     pipeline = checker.pipeline()
     if source.problems:
         raise PipelineError(source.problems)
@@ -73,14 +73,12 @@ def check(
 
 
 class _Checker:
-    def __init__(
-        self, spec: PipelineSpec, source: YamlSource, file: Path, session: Callable[[], Session] | None, *, keys: bool
-    ) -> None:
+    def __init__(self, spec: PipelineSpec, source: YamlSource, file: Path, look_ups: LookUps | None, *, keys: bool) -> None:
         self.keys = keys
         self.spec = spec
         self.source = source
         self.file = file
-        self.session = session
+        self.look_ups = look_ups
         self.modules = self.local_modules()
         self.known: Catalogue = catalogue()
         self.broken_files()
@@ -92,7 +90,15 @@ class _Checker:
         self.params: dict[str, BaseModel] = {}
         self.types = file_types(self.spec.types, source, self.known.records)
         self.references = References(
-            self.spec, source, session, self.known.records, self.types, self.excluded, self.sources, self.operators, self.params
+            self.spec,
+            source,
+            look_ups,
+            self.known.records,
+            self.types,
+            self.excluded,
+            self.sources,
+            self.operators,
+            self.params,
         )
 
     def local_modules(self) -> LocalModules:
@@ -145,7 +151,7 @@ class _Checker:
             self.spec,
             self.source,
             self.file.parent,
-            self.session,
+            self.look_ups,
             self.known,
             self.types,
             self.references,
@@ -159,7 +165,7 @@ class _Checker:
             name: op.with_output_names(self.params[name]) for name, op in self.operators.items() if op and name in self.params
         }
         used = {model for name, params in self.params.items() for model in self.used_models(name, params)}
-        models = Models(self.spec.models, self.source, self.session, self.references, self.excluded, self.keys)
+        models = Models(self.spec.models, self.source, self.look_ups, self.references, self.excluded, self.keys)
         bound = models.bind(used & self.spec.models.keys())
         steps = {name: self.step(name, op, bound) for name, op in self.operators.items() if op}
         for name in self.operators.keys() - steps.keys():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ from registry.records.described import described
 from registry.records.schema import missing_fields
 
 if TYPE_CHECKING:
-    from registry import Session
+    from registry.query.look_ups import LookUps
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Datasets:
         spec: the pipeline, all variants written out.
         source: the pipeline's file.
         base_dir: the folder of the file.
-        session: opens the registry; None if there is none.
+        look_ups: in the registry; None if there is none.
         catalogue: the definitions of packages.
         types: the types that the file describes.
         references: resolves references to the registry.
@@ -52,7 +52,7 @@ class Datasets:
     spec: PipelineSpec
     source: YamlSource
     base_dir: Path
-    session: Callable[[], Session] | None
+    look_ups: LookUps | None
     catalogue: Catalogue
     types: Mapping[str, type[Record]]
     references: References
@@ -193,4 +193,4 @@ class Datasets:
         """Whether the registry has the rows of a dataset, so that the generator's package need not be loaded."""
         excluded = self.excluded.get(f"{self.spec.name}/{dataset}", frozenset())
         known = identity(spec, record, self.base_dir, self.seeds.get(dataset, self.spec.seed), excluded)
-        return bool(known and self.session and self.session().has_step(source_key(known)))
+        return bool(known and self.look_ups and self.look_ups.has_step(source_key(known)))

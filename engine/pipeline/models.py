@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from engine.spec.yaml_source import Loc, YamlSource
 from registry import Model
 
 if TYPE_CHECKING:
-    from registry import Session
+    from registry.query.look_ups import LookUps
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Models:
     Args:
         models: the models, by name.
         source: the file.
-        session: opens the registry; None if there is none.
+        look_ups: in the registry; None if there is none.
         references: resolves `step:` models.
         excluded: rows to leave out; a model from the registry that was trained on one is a problem.
         keys: whether the environment variables with API keys must be set.
@@ -37,7 +37,7 @@ class Models:
 
     models: Mapping[str, ModelSpec]
     source: YamlSource
-    session: Callable[[], Session] | None
+    look_ups: LookUps | None
     references: References
     excluded: Exclusions
     keys: bool
@@ -53,7 +53,7 @@ class Models:
         if spec.serve and spec.serve.engine == "llama_cpp":
             return identify_gguf(spec.model)
         in_registry = spec.model.startswith(REGISTRY_PREFIX)
-        return identify(spec.model, self.session() if in_registry and self.session else None)
+        return identify(spec.model, self.look_ups.session() if in_registry and self.look_ups else None)
 
     def _bound(self, spec: ModelSpec, name: str) -> BoundModel | None:
         loc: Loc = ("models", name)
@@ -75,9 +75,9 @@ class Models:
             except EngineError as error:
                 self.source.problem(str(error), (*loc, "model"))
                 return None
-            if self.excluded and self.session and weights.source == "registry":
-                target = self.session().lineage.find(weights.location)
-                self.references.no_excluded(self.session(), target, (*loc, "model"))
+            if self.excluded and self.look_ups and weights.source == "registry":
+                target = self.look_ups.session().lineage.find(weights.location)
+                self.references.no_excluded(self.look_ups.session(), target, (*loc, "model"))
             return BoundModel(spec, weights)
         missing = [variable for variable in spec.environment if not os.environ.get(variable)] if self.keys else []
         if missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -24,7 +24,8 @@ from registry.records.schema import described_fields, fields_of_type, missing_fi
 
 if TYPE_CHECKING:
     from registry import Session
-    from registry.lineage.walk import Version
+    from registry.lineage.targets import Version
+    from registry.query.look_ups import LookUps
 
 Reference = tuple[str, Loc]
 """A reference as written, and its position."""
@@ -35,7 +36,7 @@ class References:
 
     Args:
         spec, source: the pipeline file.
-        session: opens the registry; None if there is none.
+        look_ups: in the registry; None if there is none.
         records: record types of packages by name.
         types: the types of the file.
         excluded: rows that must not be an origin of any version that is used.
@@ -47,7 +48,7 @@ class References:
         self,
         spec: PipelineSpec,
         source: YamlSource,
-        session: Callable[[], Session] | None,
+        look_ups: LookUps | None,
         records: Mapping[str, type[Record]],
         types: Mapping[str, type[Record]],
         excluded: Exclusions,
@@ -57,7 +58,7 @@ class References:
     ) -> None:
         self.spec = spec
         self.source = source
-        self.session = session
+        self.look_ups = look_ups
         self.records = records
         self.types = types
         self.excluded = excluded
@@ -160,25 +161,22 @@ class References:
 
     def registry_link(self, target: str, label: str, loc: Loc) -> Link | None:
         """A fixed version in the registry."""
-        if self.session is None:
+        if self.look_ups is None:
             self._problem(f"there is no registry yet, so there is no {target}", loc)
             return None
-        session = self.session()
         try:
-            name, version = session.resolve(target)
+            version = self.look_ups.resolve(target)
+            kind, fields = self.look_ups.shape(*version)
         except QueryError as error:
             self._problem(str(error), loc)
             return None
         if self.excluded:
-            from registry.lineage.walk import Version
-
-            self.no_excluded(session, Version(name, version), loc)
-        kind, fields = session.shape(name, version)
-        return Link("registry", name, "", label, kind, fields, version)
+            self.no_excluded(self.look_ups.session(), version, loc)
+        return Link("registry", version.name, "", label, kind, fields, version.number)
 
     def no_excluded(self, session: Session, target: Version, loc: Loc) -> None:
         """Report a fixed version that contains excluded rows, or rows that were made from them."""
-        from registry.lineage.walk import Version
+        from registry.lineage.targets import Version
         from registry.records.content import row_ids
 
         above = [Version(each["name"], each["version"]) for each in session.lineage.versions(str(target), "up")]

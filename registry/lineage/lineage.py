@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from registry.lineage.edge_objects import EdgeObjects, kept
-from registry.lineage.targets import resolve
-from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Version, Walk, graph, hops_from, walk
+from registry.lineage.targets import Version, resolve
+from registry.lineage.walk import Direction, Graph, Reached, RowNumbers, Walk, graph, hops_from, walk
 from registry.records.arrays import int64_array
 from registry.storage.objects import ObjectStore
 

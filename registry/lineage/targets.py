@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from registry.errors import UnknownVersionError
-from registry.lineage.walk import Version
 
 _TARGET = re.compile(r"(?P<name>[^@]+?)(?:@(?P<version>[0-9]{1,10}))?")
 _LISTED = 5
+
+
+class Version(NamedTuple):
+    """A version by name and number."""
+
+    name: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.number}"
 
 
 def parse(target: str) -> tuple[str, int | None]:

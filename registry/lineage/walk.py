@@ -16,20 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from registry.lineage.edge_objects import Column, EdgeObjects
+from registry.lineage.targets import Version
 from registry.records.arrays import numbers_of
 
 RowNumbers = npt.NDArray[np.int64]
 Direction = Literal["up", "down"]
-
-
-class Version(NamedTuple):
-    """A version by name and number."""
-
-    name: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.number}"
 
 
 class InputLink(NamedTuple):

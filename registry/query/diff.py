@@ -20,7 +20,7 @@ from registry.catalog.manifest import Manifest
 from registry.catalog.sql_files import sql
 from registry.counted import counted
 from registry.errors import QueryError
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 from registry.query.session import Session
 from registry.records.artifacts import Artifact
 from registry.records.field_diff import SAME, FieldDiff, compare_fields

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from registry.errors import LimitError, QueryError
-from registry.lineage.walk import RowNumbers, Version, Walk
+from registry.lineage.targets import Version
+from registry.lineage.walk import RowNumbers, Walk
 from registry.query.session import Session
 
 

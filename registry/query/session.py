@@ -6,7 +6,6 @@ that are attached when the query names them. Only SELECT and EXPLAIN are allowed
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,11 +27,11 @@ from registry.catalog.manifest import Manifest
 from registry.catalog.sql_files import sql
 from registry.errors import CorruptError, QueryError
 from registry.lineage.lineage import Lineage
-from registry.lineage.targets import parse, resolve
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version, parse
 from registry.query import side_tables
 from registry.query.confinement import confine, memory_limit, set_memory_limit
 from registry.query.limits import Deadline
+from registry.query.named_versions import NamedVersions
 from registry.query.query_errors import explained
 from registry.query.read_only_sql import Reading, reading
 from registry.query.result import QueryResult
@@ -73,7 +72,7 @@ _REVIEWS = re.compile(r"\breviews\b|\breview_decisions\b", re.IGNORECASE)
 _FUNCTIONS = re.compile(rf"\b(?:{'|'.join(CALLS)})\b", re.IGNORECASE)
 
 
-class Session:
+class Session(NamedVersions):
     """A snapshot of the catalog that answers queries, one after the other.
 
     Args:
@@ -105,6 +104,7 @@ class Session:
         except BaseException:
             self._held.close()
             raise
+        super().__init__(lambda query, values: self._con.execute(query, values).fetchall(), "internal.")
         self._attached: set[str] = set()
         self._read_before: dict[str, Reading] = {}
         self._manifests: dict[Version, Manifest] = {}
@@ -221,31 +221,6 @@ class Session:
             found.append(f"object {sha256} ({of}) is missing from {self._store.root}")
         return found
 
-    def names(self) -> list[str]:
-        """The names of all datasets, models, calibrations and reports."""
-        return list(self._names)
-
-    @cached_property
-    def _names(self) -> tuple[str, ...]:
-        found = self._con.execute("select distinct name from internal.versions order by name").fetchall()
-        return tuple(name for (name,) in found)
-
-    def resolve(self, target: str) -> Version:
-        """The version that a target, `NAME` or `NAME@V`, means; raises UnknownVersionError if there is none."""
-        return resolve(target, self._numbers, self._latest, self.names)
-
-    def shape(self, name: str, version: int) -> tuple[str, dict[str, str]]:
-        """The record type of a version, and its fields (name -> type)."""
-        [(kind, fields)] = self._con.execute(
-            "select type, fields from internal.versions where name = ? and version = ?", [name, version]
-        ).fetchall()
-        return kind, json.loads(fields)
-
-    def has_step(self, step_key: str) -> bool:
-        """Whether a version with this step key was committed."""
-        found = self._con.execute("select 1 from internal.versions where step_key = ? limit 1", [step_key]).fetchall()
-        return bool(found)
-
     @cached_property
     def lineage(self) -> Lineage:
         """The lineage of versions and rows."""
@@ -300,14 +275,6 @@ class Session:
             yield statement
         finally:
             self._con.execute("rollback")
-
-    def _numbers(self, name: str) -> list[int]:
-        found = self._con.execute("select version from internal.versions where name = ?", [name]).fetchall()
-        return [number for (number,) in found]
-
-    def _latest(self, name: str) -> int | None:
-        found = self._con.execute("select version from internal.refs where name = ?", [name]).fetchall()
-        return int(found[0][0]) if found else None
 
     def _confine(self, memory: str | None) -> None:
         if memory:

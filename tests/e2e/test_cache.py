@@ -50,8 +50,8 @@ def run_here(folder: Path) -> dict[str, Any]:
     """Run with workers in this process; return the summary."""
     registry = Registry(folder / ".engine")
     if registry.exists:
-        with registry.session_when_needed() as session:
-            pipeline = check(folder / "p.yaml", None, session)
+        with registry.look_ups() as look_ups:
+            pipeline = check(folder / "p.yaml", None, look_ups)
     else:
         pipeline = check(folder / "p.yaml")
     result = run(pipeline, registry, PlainProgress(Console(quiet=True)), select=set(), force=set(), cluster=InProcess())

@@ -126,8 +126,8 @@ def run_behind(server: MannerServer, registry: Registry, name: str, params: dict
     try:
         file = behind(server, name, params)
         if registry.exists:
-            with registry.session_when_needed() as session:
-                pipeline = check(file, [], session, keys=True)
+            with registry.look_ups() as look_ups:
+                pipeline = check(file, [], look_ups, keys=True)
         else:
             pipeline = check(file, [], keys=True)
         executor = run_pipelines.new_cluster(registry.location)

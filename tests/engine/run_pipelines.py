@@ -36,8 +36,8 @@ def run_text(
     """Run a pipeline given as YAML."""
     Path("p.yaml").write_text(dedent(text))
     if registry.exists:
-        with registry.session_when_needed() as session:
-            pipeline = check(Path("p.yaml"), settings, session, matrix=matrix)
+        with registry.look_ups() as look_ups:
+            pipeline = check(Path("p.yaml"), settings, look_ups, matrix=matrix)
     else:
         pipeline = check(Path("p.yaml"), settings, matrix=matrix)
     observer = PlainProgress(Console(quiet=True))

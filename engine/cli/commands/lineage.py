@@ -44,7 +44,7 @@ def lineage(
     """Show what a version or a row was made from. With --down, show what was made from it. The lineage crosses pipelines and
     passes through training."""
     from engine.cli.lineage_tree import row_tree, version_tree, walk_document
-    from registry.lineage.walk import Version
+    from registry.lineage.targets import Version
 
     with existing_registry(context).session() as session:
         version = Version(*session.resolve(target))
@@ -85,7 +85,7 @@ def impact(
     from engine.cli.output import grid
     from engine.running.interrupt import interrupted_at_once
     from engine.sources.exclusions import Entry, add_to_list
-    from registry.lineage.walk import Version
+    from registry.lineage.targets import Version
     from registry.query.impact import chosen_rows, impact
     from registry.query.limits import limit_memory
     from registry.records.content import row_ids

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from engine.page.sessions import Reader
 from registry import Manifest
-from registry.lineage.targets import parse
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version, parse
 
 _SHOWN = 200
 """Versions made from one that are listed."""

@@ -19,7 +19,7 @@ from engine.page.links import from_path
 from engine.page.rendering.values import Style, show
 from engine.page.routes.graphs import graph_data
 from engine.page.routes.site import page, reading, site_of
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 
 _CHARACTERS = 6000
 """Characters of a text that are shown at once."""

@@ -8,7 +8,7 @@ from engine.page.facts.story.row import _order, row_story
 from engine.page.facts.story.row_graph import row_graph
 from registry import Registry
 from registry.errors import QueryError
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 from tests.engine.page.conftest import Visit
 from tests.engine.page.crafted import HOSTILE, make_hostile, reading
 

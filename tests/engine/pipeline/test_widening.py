@@ -61,8 +61,8 @@ def test_an_incompatible_version_is_refused_before_anything_runs(registry: Regis
     Path("p.yaml").write_text(
         "name: now\ndatasets:\n  old: {type: SFTExample, registry: 'old/rows@1'}\nsteps:\n  rows: {op: to_sft, in: 'registry:old/rows'}\n"
     )
-    with registry.session_when_needed() as session, pytest.raises(PipelineError) as refused:
-        check(Path("p.yaml"), None, session)
+    with registry.look_ups() as look_ups, pytest.raises(PipelineError) as refused:
+        check(Path("p.yaml"), None, look_ups)
     said = str(refused.value)
     assert "p.yaml:3:" in said
     for reason in (

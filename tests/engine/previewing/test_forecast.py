@@ -62,8 +62,8 @@ def foreseen(text: str, registry: Registry) -> tuple[Pipeline, Forecast | None]:
     """What `engine plan` shows."""
     Path("p.yaml").write_text(text)
     if registry.exists:
-        with registry.session_when_needed() as session:
-            checked = check(Path("p.yaml"), None, session)
+        with registry.look_ups() as look_ups:
+            checked = check(Path("p.yaml"), None, look_ups)
     else:
         checked = check(Path("p.yaml"), None)
     read = registry if registry.exists else Registry("scratch")

@@ -30,8 +30,8 @@ def preview_text(text: str, registry: Registry, rows: int = 10, step: str = "") 
     """Preview a pipeline given as YAML."""
     Path("p.yaml").write_text(dedent(text))
     if registry.exists:
-        with registry.session_when_needed() as session:
-            checked = check(Path("p.yaml"), None, session)
+        with registry.look_ups() as look_ups:
+            checked = check(Path("p.yaml"), None, look_ups)
     else:
         checked = check(Path("p.yaml"), None)
     return preview(checked, registry, PlainProgress(Console(quiet=True)), select=set(step.split()), rows=rows)

@@ -370,8 +370,8 @@ def test_an_interrupted_step_resumes_where_it_stopped(registry: Registry, chat_s
     chat_server.answer = lambda prompt, seen: error(401, "wrong key") if len(chat_server.requests) > 200 else "fine"
     text = pipeline("asked: {op: ask_once, in: words}", chat_server.model(limits={"concurrency": 1}))
     assert run_text(text, registry).state == "failed"
-    with registry.session_when_needed() as session:
-        plan = make_plan(check(Path("p.yaml"), None, session), registry, select=set(), force=set(), why=True)
+    with registry.look_ups() as look_ups:
+        plan = make_plan(check(Path("p.yaml"), None, look_ups), registry, select=set(), force=set(), why=True)
     [planned] = plan.steps
     assert planned.status == "RESUME"
     assert planned.total is not None

@@ -90,16 +90,16 @@ def test_a_registry_version_with_excluded_rows_is_refused(registry: Registry) ->
     # What was made from such rows is refused, too.
     exclude(registry, "demo/words@1", 0)
     with (
-        registry.session_when_needed() as session,
+        registry.look_ups() as look_ups,
         pytest.raises(PipelineError, match="demo/loud@1 was made from 1 row of demo/words@1 on the exclusion list"),
     ):
-        check(Path("next.yaml"), None, session)
+        check(Path("next.yaml"), None, look_ups)
     exclude(registry, "demo/loud@1", 1)
     with (
-        registry.session_when_needed() as session,
+        registry.look_ups() as look_ups,
         pytest.raises(PipelineError, match="demo/loud@1 contains 1 row on the exclusion list"),
     ):
-        check(Path("next.yaml"), None, session)
+        check(Path("next.yaml"), None, look_ups)
 
 
 def test_an_invalid_list_is_reported_with_its_line(workdir: Path) -> None:

@@ -27,7 +27,7 @@ from engine.llm.types.completions import Completion
 from engine.upkeep.fsck import fsck
 from registry import CorruptError, DataObject, Draft, Manifest, Model, Registry, SideObject, StoredFile, VersionRef
 from registry.catalog import side_schemas
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 from registry.records.content import content_id
 from registry.records.schema import fields_of
 from tests.chat_server import ChatServer

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from registry import CorruptError, DataObject, Draft, ObjectStore, QueryError, Registry, SideObject, StepRun, VersionRef
 from registry.catalog import side_schemas
 from registry.lineage.edge_objects import EdgeObjects
-from registry.lineage.walk import Version, graph, walk
+from registry.lineage.targets import Version
+from registry.lineage.walk import graph, walk
 from registry.query.impact import chosen_rows, impact
 
 Edge = tuple[int, int, int]

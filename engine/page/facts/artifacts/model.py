@@ -12,7 +12,7 @@ from engine.page.facts.excerpts import excerpt
 from engine.page.sessions import Reader
 from registry import Manifest
 from registry.errors import RegistryError
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 
 _EXPOSURE = """
     select dataset, dataset_version, count(*)::bigint, sum(times_seen)::bigint, min(times_seen)::bigint, max(times_seen)::bigint

@@ -12,7 +12,7 @@ from operator import or_
 from typing import NamedTuple
 
 from engine.page.sessions import Reader
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 
 _SUMS = (
     "sum({0}calls)::bigint, sum({0}calls_reused)::bigint, sum({0}tokens_in)::bigint, sum({0}tokens_out)::bigint, "

@@ -13,7 +13,7 @@ from engine.page.facts.runs.run import Part, RunFacts, StepFacts
 from engine.page.sessions import Reader
 from registry import Manifest
 from registry.errors import CorruptError, RegistryError
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 
 _REASONS, _EXAMPLES = 20, 3
 _REASON = 500

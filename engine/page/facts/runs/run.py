@@ -11,7 +11,7 @@ from typing import Any
 from engine.jobs.live import LiveStep, read_live
 from engine.page.sessions import Reader
 from registry.errors import CorruptError, UnknownRunError
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 
 _RUN = "select run_id, pipeline, state, started_at, ended_at, error, params, file from runs where run_id = ?"
 _STEPS = """

@@ -16,7 +16,8 @@ from engine.page.sessions import Reader
 from registry import Decision
 from registry.errors import QueryError, RegistryError
 from registry.lineage.lineage import Fact
-from registry.lineage.walk import Direction, RowNumbers, Version, Walk
+from registry.lineage.targets import Version
+from registry.lineage.walk import Direction, RowNumbers, Walk
 from registry.query.impact import Affected, affected_by
 
 ROWS = 4

@@ -6,7 +6,7 @@ from engine.page.facts.excerpts import excerpt
 from engine.page.facts.graph import Edge, Graph, Kind, Node, Target
 from engine.page.facts.story.row import RowStory, Stage
 from registry.counted import counted
-from registry.lineage.walk import Version
+from registry.lineage.targets import Version
 
 _LINE = 44
 """Characters of a row in its node."""
