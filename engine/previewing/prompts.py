@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -41,7 +42,10 @@ FRAME_TOKENS = 48
 """The messages of a prompt: a system message, a user message, and the beginning of the answer."""
 
 _TURNS = 4
-"""Turns of the event loop that an operator may take before its first request."""
+"""Turns of the event loop in which an operator may make further requests once it has made one."""
+
+_FIRST_TURNS = 400
+"""Turns that it may take before: reading an image takes about three."""
 
 
 def bounds_of_prompts(pipeline: Pipeline, plans: Iterable[StepPlan], registry: Registry) -> dict[str, PromptBounds]:
@@ -162,6 +166,21 @@ class _Listening(Models):
         return ChatModel(role, client)
 
 
+class _AtOnce(ThreadPoolExecutor):
+    """Calls functions at once, where they are given to a thread. So the number of turns that an operator takes to its first
+    request does not depend on the machine.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """See ThreadPoolExecutor."""
+        made = Future[Any]()
+        try:
+            made.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            made.set_exception(error)
+        return made
+
+
 @dataclass(frozen=True)
 class _Silent:
     """See ModelClient."""
@@ -187,6 +206,7 @@ async def _count_all(
 ) -> None:
     """Run the operator on each row up to its first requests; count these requests and those that may follow."""
     arguments = {**operation.whole_inputs(), **operation.arguments}
+    asyncio.get_running_loop().set_default_executor(_AtOnce())
     for row in (row for part in parts for row in operation.rows(part).records):
         for requests in listening.asked.values():
             requests.clear()
@@ -211,8 +231,10 @@ async def _ends_without_request(
             pass
 
     task = asyncio.create_task(run())
-    for _ in range(_TURNS):
+    left = _FIRST_TURNS
+    while left:
         await asyncio.sleep(0)
+        left = min(left - 1, _TURNS) if any(listening.asked.values()) else left - 1
         if task.done():
             error = task.exception()
             return (error is None or isinstance(error, Reject)) and not any(listening.asked.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import io
 import json
@@ -201,3 +202,22 @@ def test_rows_that_need_no_answer_cost_nothing(registry: Registry, chat_server: 
     _, now = planned(text)
     assert (now.calls, now.tokens) == (1, 5 + 16 + 9)
     assert not chat_server.requests
+
+
+def test_images_are_counted_whatever_the_machine_does(registry: Registry, chat_server: ChatServer) -> None:
+    picture = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+    )
+    Path("one.png").write_bytes(picture)
+    rows = [{"question": question, "pictures": ["one.png"] * 16} for question in ("q1", "q2")]
+    Path("photos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = (
+        f"{{name: demo, models: {{model: {chat_server.model(max_tokens=9)}}}, "
+        "datasets: {photos: {path: photos.jsonl, images: [pictures]}}, "
+        "steps: {a: {op: generate, in: photos, with: {prompt: '{{ question }}', images: pictures}}}}"
+    )
+    before, now = planned(text)
+    assert (now.calls, before.calls) == (2, 2)
+    assert now.shared == {"model": SharedPrefix(1, 2.0)}  # the prompts were seen
+    assert now.tokens is not None
+    assert 32 * 50_000 < now.tokens < 32 * 50_100
