@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from registry.catalog.manifest import Manifest
-from registry.errors import CorruptError
+from registry.errors import CorruptError, InvalidRequestError
 from registry.query.views import view_in_place
 from registry.records.record import Record
 from registry.records.schema import ensure_readable
 from registry.storage import plain_files
 from registry.storage.files import Files, LocalFiles
 from registry.storage.objects import ObjectStore
+from registry.storage.valid_text import is_valid
 
 if TYPE_CHECKING:
     from registry.catalog.catalog import Catalog
@@ -80,7 +81,10 @@ class Registry:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """Versions, runs and lineage."""
+        """Versions, runs and lineage. Raises InvalidRequestError if the path is one that DuckDB does not take."""
+        if not is_valid(str(self.root)):
+            shown = str(self.root).encode(errors="backslashreplace").decode()
+            raise InvalidRequestError(f"a registry cannot be in {shown}: the path is not UTF-8. Use another folder")
         from registry.catalog.catalog import Catalog  # it imports DuckDB; workers and most of `engine check` do without
 
         return Catalog(self.root, self.store, self.manifests)

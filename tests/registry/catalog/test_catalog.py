@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -25,7 +26,7 @@ from registry import (
     VersionRef,
 )
 from registry.catalog.write_ahead import Intent
-from registry.errors import UnfitError
+from registry.errors import InvalidRequestError, UnfitError
 from registry.records.schema import fields_of
 from tests.registry.edges import side_of_edges
 
@@ -107,6 +108,13 @@ def test_text_that_is_not_unicode_changes_nothing(registry: Registry) -> None:
         assert session.ask("select count(*) from runs").rows == [(1,)]
         assert session.ask("select count(*) from versions").rows == [(0,)]
     assert catalog.differences() == []
+
+
+def test_a_registry_in_a_folder_that_is_not_utf_8_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(InvalidRequestError, match=r"caf\\udce9: the path is not UTF-8"):
+        Registry(root).catalog.begin_run("p", {})
+    assert not root.exists()
 
 
 class Pair(Record):
