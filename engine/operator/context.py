@@ -18,6 +18,7 @@ from engine.operator.images import ImageError, image_part
 from engine.operator.types import DeclarationError
 from engine.provenance import RowRef
 from registry import Metric, StoredFile
+from registry.storage.valid_text import repaired
 
 
 class Reject(Exception):  # noqa: N818  (it is an outcome, not an error of the program)
@@ -107,8 +108,9 @@ class Context:
             slice: a part of it, for example a class; each slice has its own sum.
             by: a finite number.
         """
-        added = _number("count", metric, slice, by=by)
-        self._tally.counts[metric, slice] = self._tally.counts.get((metric, slice), 0) + added
+        added = _number("count", by=by)
+        key = _text("count", "metric", metric), _text("count", "slice", slice)
+        self._tally.counts[key] = self._tally.counts.get(key, 0) + added
 
     def report(self, metric: str, value: float, slice: str = "") -> None:
         """Record a measured number in the view `metrics`, for instance `ctx.report("accuracy", 0.7, "test")`.
@@ -120,7 +122,8 @@ class Context:
             value: a finite number; the last value of a metric and slice stays.
             slice: a part of it.
         """
-        self._tally.values[metric, slice] = _number("report", metric, slice, value=value)
+        key = _text("report", "metric", metric), _text("report", "slice", slice)
+        self._tally.values[key] = _number("report", value=value)
 
     def reject(self, reason: str, *, row: int | RowRef | None = None) -> None:
         """Record that one of the outputs of a row cannot be used, and continue with the row.
@@ -133,7 +136,7 @@ class Context:
             row: for operators on batches and on whole inputs: the row (its number in `_row`, or `table.ref(n)`), which is
                 rejected as a whole and counts.
         """
-        _text("reject", "reason", reason)
+        reason = _text("reject", "reason", reason)
         if (row is None) is (self._row_rejects is not None):
             raise _misused("reject", "row= is only for operators on batches and on whole inputs, which must set it")
         if row is None or self._row_rejects is None:
@@ -143,7 +146,8 @@ class Context:
 
     def note(self, text: str) -> None:
         """Show a text in the run's summary; the same text appears once."""
-        if _text("note", "text", text) not in self._tally.notes:
+        text = _text("note", "text", text)
+        if text not in self._tally.notes:
             self._tally.notes.append(text)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
@@ -177,10 +181,8 @@ class Context:
         return self._keep(folder)
 
 
-def _number(method: str, metric: Any, slice: Any, **number: Any) -> float:
-    """The number to record, once metric, slice and number are checked."""
-    _text(method, "metric", metric)
-    _text(method, "slice", slice)
+def _number(method: str, **number: Any) -> float:
+    """The number to record, once it is checked."""
     [(name, value)] = number.items()
     # NumPy's numbers are not `float`s, and its booleans are not `Real`s.
     if not isinstance(value, Real) and type(value).__name__ not in ("bool", "bool_"):
@@ -191,9 +193,10 @@ def _number(method: str, metric: Any, slice: Any, **number: Any) -> float:
 
 
 def _text(method: str, name: str, value: Any) -> str:
+    """The text to record, once it is checked; what is not Unicode in it is replaced, because it could not be stored."""
     if not isinstance(value, str):
         raise _misused(method, f"{name} is {_described(value)}; expected a text (str)")
-    return value
+    return repaired(value)
 
 
 def _described(value: Any) -> str:

@@ -19,6 +19,7 @@ from engine.planning.sources import KnownVersions
 from engine.running.claims import Claims
 from engine.running.result import Observer, StepResult
 from registry import Draft, Hit, Manifest, Registry, StepRun
+from registry.storage.valid_text import repaired
 
 if TYPE_CHECKING:
     from engine.model_servers.requirements import Needs
@@ -28,7 +29,7 @@ class FailedStepError(Exception):
     """A step failed; the message is for the user."""
 
     def __init__(self, step: str, message: str, trace: str = "") -> None:
-        super().__init__(f"step {step!r} failed: {message}")
+        super().__init__(repaired(f"step {step!r} failed: {message}"))
         self.trace = trace
 
 

@@ -22,6 +22,7 @@ from engine.worker.shapes.rows import FailedRowsError, run_rows
 from engine.worker.shapes.whole import run_whole
 from engine.worker.shared_models import SharedModels
 from registry import Registry
+from registry.storage.valid_text import repaired
 
 _WATCH_SECONDS = 0.5
 
@@ -117,8 +118,8 @@ class Worker:
             message = f"no space left in {self.registry.where}: {error.strerror}. Free some space and run again"
         return Failure(
             digest=part.digest,
-            message=message,
-            traceback="".join(traceback.format_exception(error)),
+            message=repaired(message),
+            traceback=repaired("".join(traceback.format_exception(error))),
             stopped=isinstance(error, StoppedError),
             usage=usage or Usage(),
         )

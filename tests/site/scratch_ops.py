@@ -198,15 +198,25 @@ async def ask_best(word: Word, teacher: ChatModel) -> AsyncIterator[Word]:
 
 @operator
 async def broken(word: Word) -> AsyncIterator[Word]:
-    """Raises for `boom`, makes an invalid record for `invalid`, and yields the wrong type for `wrong`."""
+    """Raises for `boom` and `unpaired`, makes an invalid record for `invalid`, and yields the wrong type for `wrong`."""
     if word.text == "boom":
         raise ZeroDivisionError("no such thing")
+    if word.text == "unpaired":
+        raise ValueError("no \ud800")
     if word.text == "invalid":
         yield Word.model_construct(text=None)
     elif word.text == "wrong":
         yield "a text"
     else:
         yield word
+
+
+@operator
+async def refuses(word: Word) -> AsyncIterator[Word]:
+    """Rejects `unpaired` with a reason that is not Unicode."""
+    if word.text == "unpaired":
+        raise Reject("no \ud800")
+    yield word
 
 
 @operator

@@ -165,7 +165,7 @@ class _Calls:
         name, where = self.operation.operator.name, self.operation.where(number)
         if isinstance(error, Reject | RequestError):
             # A row is rejected as a whole, with everything it yielded.
-            result.emitted, result.rejected = [], str(error)
+            result.emitted, result.rejected = [], repaired(str(error))
         elif isinstance(error, ModelError | OperatorError | EngineError):
             result.error = error
         elif result.log and result.log.calls and not isinstance(error, _CODE_ERRORS) and not is_out_of_memory(error):

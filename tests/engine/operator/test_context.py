@@ -56,3 +56,12 @@ def test_numbers_of_numpy_are_numbers(ctx: Context, tally: Tally, number: Any) -
     ctx.report("m", number)
     assert tally.counts == {("n", "a"): 3}
     assert tally.values == {("m", ""): 2}
+
+
+def test_what_is_not_unicode_is_replaced(ctx: Context, tally: Tally) -> None:
+    ctx.count("n\ud800", "a\udc00")
+    ctx.report("m\ud800", 1, "b\udc00")
+    ctx.note("t\ud800")
+    assert tally.counts == {("n\ufffd", "a\ufffd"): 1}
+    assert tally.values == {("m\ufffd", "b\ufffd"): 1}
+    assert tally.notes == ["t\ufffd"]

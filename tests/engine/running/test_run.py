@@ -147,6 +147,7 @@ def test_draws_depend_on_the_rows_content_and_not_on_its_position(registry: Regi
     [
         # The traceback comes from another process.
         ("boom", r"\w+\.py:\d+: operator broken raised ZeroDivisionError on row 1 of 'word': no such thing", Cluster),
+        ("unpaired", r"\w+\.py:\d+: operator broken raised ValueError on row 1 of 'word': no \ufffd", Cluster),
         ("invalid", r"operator broken yielded an invalid Word for row 1 of 'word': .*text", lambda _: InProcess()),
         ("wrong", r"\w+\.py:\d+: operator broken yielded a str to 'out', which takes Word", lambda _: InProcess()),
     ],
@@ -381,3 +382,11 @@ def test_an_interrupted_step_resumes_where_it_stopped(registry: Registry, chat_s
     chat_server.answer = lambda prompt, seen: "fine"
     assert outcomes(run_text(text, registry)) == {"asked": "resumed"}
     assert len(chat_server.requests) == 301  # each row once, and the one that failed again
+
+
+def test_a_reason_that_is_not_unicode_is_repaired(registry: Registry) -> None:
+    words("a", "unpaired")
+    result = run_text(pipeline("b: {op: refuses, in: words, max_reject_ratio: 1}"), registry)
+    assert result.state == "succeeded", result.error
+    assert texts(registry, "demo/b") == ["a"]
+    assert ask(registry, "select reason from rejects") == [("no \ufffd",)]
