@@ -44,7 +44,7 @@ FRAME_TOKENS = 48
 _TURNS = 4
 """Turns of the event loop in which an operator may make further requests once it has made one."""
 
-_FIRST_TURNS = 400
+_FIRST_TURNS = 100
 """Turns that it may take before: reading an image takes about three."""
 
 
