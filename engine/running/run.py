@@ -22,6 +22,7 @@ from engine.running.scheduler import Scheduler
 from engine.running.step_task import StepTask
 from registry import Registry
 from registry.storage.checked_json import canonical_json
+from registry.storage.valid_text import repaired
 
 
 def run(
@@ -77,6 +78,7 @@ def run(
         known=known,
     )
     ended, error, trace = "failed", None, ""
+    tasks: dict[str, StepTask] = {}
     try:
         tasks = {step.name: StepTask(state, step.name, force=step.name in force) for step in steps}
         failures = run_steps(state, tasks, source_plans)
@@ -85,9 +87,10 @@ def run(
         else:
             ended = "waiting" if any(task.waits for task in tasks.values()) else "succeeded"
     except KeyboardInterrupt:
-        ended, error = "interrupted", "stopped by the user"
+        failed = [str(task.failure) for task in tasks.values() if task.failure]
+        ended, error = "interrupted", "\n".join([*failed, "stopped by the user"])
     except BaseException as unexpected:
-        registry.catalog.end_run(run_id, "failed", f"{type(unexpected).__name__}: {unexpected}")
+        registry.catalog.end_run(run_id, "failed", repaired(f"{type(unexpected).__name__}: {unexpected}"))
         raise
     registry.catalog.end_run(run_id, ended, error, state.refs if ended == "succeeded" and moves else {})
     results = tuple(state.results[step.name] for step in steps if step.name in state.results)

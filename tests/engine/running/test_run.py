@@ -13,6 +13,7 @@ from engine.execution.cluster import Cluster
 from engine.execution.executor import Executor
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
+from engine.running.step_task import StepTask
 from registry import Registry
 from tests.chat_server import ChatServer, error
 from tests.engine.run_pipelines import ask, outcomes, run_text, texts, words
@@ -390,3 +391,17 @@ def test_a_reason_that_is_not_unicode_is_repaired(registry: Registry) -> None:
     assert result.state == "succeeded", result.error
     assert texts(registry, "demo/b") == ["a"]
     assert ask(registry, "select reason from rejects") == [("no \ufffd",)]
+
+
+def test_a_run_that_is_interrupted_after_a_failure_has_its_reason(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    words("boom")
+
+    def stop(task: StepTask) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StepTask, "halt", stop)
+    stopped = run_text(pipeline("s: {op: broken, in: words}"), registry)
+    assert stopped.state == "interrupted"
+    assert stopped.error is not None
+    assert re.fullmatch(r"step 's' failed: .*no such thing\nstopped by the user", stopped.error)
+    assert ask(registry, "select error from runs") == [(stopped.error,)]
