@@ -47,7 +47,7 @@ class Ours:
         """See Lake."""
         from registry.records.content import ContentHash
 
-        self._commit(name, ContentHash(rows.schema), rows)
+        self._commit(name, ContentHash(rows.schema, resumable=True), rows)
 
     def append(self, name: str, rows: pa.Table) -> None:
         """See Lake. As engine/sources/files/growth.py does for a file that grew: the content id continues, and the last objects of the
