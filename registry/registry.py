@@ -20,7 +20,7 @@ from registry.records.schema import ensure_readable
 from registry.storage import plain_files
 from registry.storage.files import Files, LocalFiles
 from registry.storage.objects import ObjectStore
-from registry.storage.valid_text import is_valid
+from registry.storage.valid_text import escaped, is_valid
 
 if TYPE_CHECKING:
     from registry.catalog.catalog import Catalog
@@ -83,8 +83,9 @@ class Registry:
     def catalog(self) -> Catalog:
         """Versions, runs and lineage. Raises InvalidRequestError if the path is one that DuckDB does not take."""
         if not is_valid(str(self.root)):
-            shown = str(self.root).encode(errors="backslashreplace").decode()
-            raise InvalidRequestError(f"a registry cannot be in {shown}: the path is not UTF-8. Use another folder")
+            raise InvalidRequestError(
+                f"a registry cannot be in {escaped(str(self.root))}: the path is not UTF-8. Use another folder"
+            )
         from registry.catalog.catalog import Catalog  # it imports DuckDB; workers and most of `engine check` do without
 
         return Catalog(self.root, self.store, self.manifests)

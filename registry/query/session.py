@@ -104,7 +104,8 @@ class Session(NamedVersions):
         except BaseException:
             self._held.close()
             raise
-        super().__init__(lambda query, values: self._con.execute(query, values).fetchall(), "internal.")
+        con = self._con  # not self, which would keep a closed session in memory until the next garbage collection
+        super().__init__(lambda query, values: con.execute(query, values).fetchall(), "internal.")
         self._attached: set[str] = set()
         self._read_before: dict[str, Reading] = {}
         self._manifests: dict[Version, Manifest] = {}

@@ -25,6 +25,11 @@ def valid(text: str) -> str:
     return text
 
 
+def escaped(text: str) -> str:
+    """The text with each unpaired surrogate as `\\udce9`, for names of files, whose bytes need not be UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def repaired(text: str) -> str:
     """The text with each unpaired surrogate replaced by U+FFFD."""
     return text if is_valid(text) else _SURROGATE.sub("\ufffd", text)

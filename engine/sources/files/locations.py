@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from engine.credentials import ENV, redacted
 from engine.errors import EngineError
+from registry.storage.valid_text import escaped
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 _ALSO = {"ndjson": "jsonl", "jsonlines": "jsonl", "pq": "parquet"}
@@ -216,8 +217,7 @@ def _shown(text: str, secrets: Mapping[str, str]) -> str:
     for secret, shown in secrets.items():
         for form in {secret, quote(secret), quote(secret, safe="")}:
             text = text.replace(form, shown)
-    # Names of files are bytes, which need not be UTF-8.
-    return redacted(text.encode(errors="backslashreplace").decode())
+    return redacted(escaped(text))
 
 
 def _words(error: Exception, secrets: Mapping[str, str]) -> str:
