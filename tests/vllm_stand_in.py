@@ -4,7 +4,8 @@ No weights are read. Messages and statuses are those of vLLM 0.32, which tests/e
 
 An adapter is a folder with `adapter_config.json`. The text of its file `says` begins the answers; a file `deadly` ends the server
 that loads it. If STAND_IN names a folder, the server writes a line for each start (`starts`: the process, its options) and for each
-answer (`calls`: the process, the model, the prompt). A file `die` in that folder ends the server in the middle of the next call.
+answer (`calls`: the process, the model, the prompt). A file `die` in that folder ends the server in the middle of the next call. A file
+`forget` makes it not know the model of the next call.
 """
 
 from __future__ import annotations
@@ -170,6 +171,10 @@ def main() -> None:
 
         def chat(self, body: Any) -> None:
             says, prompt = models.says(body["model"]), body["messages"][-1]["content"]
+            with lock:
+                if notes and (notes / "forget").exists():
+                    (notes / "forget").unlink()
+                    says = None
             if says is None:
                 self.answer_unknown_model(body["model"])
                 return

@@ -15,7 +15,7 @@ from engine.llm.limits.accounting import Spent
 from engine.llm.limits.governor import Gate, Governor
 from engine.llm.providers.capabilities import KnownCapabilities
 from engine.llm.types.capability import MEANING, Capability
-from engine.llm.types.errors import ModelError, TransientError
+from engine.llm.types.errors import ModelError, TransientError, UnknownModelError
 from engine.llm.types.model_spec import Address, ModelSpec
 from engine.own_loop import LoopThread, on_own_loop
 from engine.pipeline.graph import Step
@@ -135,7 +135,8 @@ async def check_needs(
             found = await _ask(spec, registry, needed, gate, recheck=True, at=(served or {}).get(name))
         except EngineError as error:
             why = error.__cause__
-            gone = name in (served or {}) and isinstance(why, TransientError) and why.down
+            dead = isinstance(why, UnknownModelError) or (isinstance(why, TransientError) and why.down)
+            gone = dead and name in (served or {})
             return Checked(spent, str(error), gone=gone)
         finally:
             spent[name] = spent.get(name, Spent()) + gate.spent

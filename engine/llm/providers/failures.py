@@ -14,7 +14,7 @@ import aiohttp
 
 from engine.llm.providers.parameters import refused_parameter
 from engine.llm.providers.response_body import GarbledError, excerpt, from_json
-from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError, UnknownModelError
 from engine.llm.types.model_spec import ModelSpec
 
 _TRANSIENT = {408, 409, 425, 429}
@@ -86,7 +86,8 @@ def failure(status: int, text: str, headers: Mapping[str, str], spec: ModelSpec)
         return RequestError(detail, refused=True)
     if status == 404 or code == "model_not_found" or _names_no_model(status, words):
         form = "" if spec.endpoint.partition("?")[0].endswith("/v1") else ", which usually ends in /v1,"
-        return EndpointError(f"{detail} (check base_url{form} and the model name {spec.model!r})")
+        kind = UnknownModelError if code == "model_not_found" or _NO_MODEL.search(words) else EndpointError
+        return kind(f"{detail} (check base_url{form} and the model name {spec.model!r})")
     if status == 407:
         return EndpointError(f"{detail} ({_PROXY_KEY})")
     if status in _ENDPOINT or (status == 400 and _NO_KEY.search(words)):

@@ -27,7 +27,7 @@ from engine.llm.providers.response_body import (
     from_json,
 )
 from engine.llm.types.completions import Completion
-from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError
+from engine.llm.types.errors import EndpointError, ModelError, RequestError, TransientError, UnknownModelError
 from engine.llm.types.model_spec import Address, ModelSpec
 from engine.llm.types.requests import Request
 
@@ -227,9 +227,13 @@ class OpenAIProvider:
                 self._at[address] = self._spec.at(address)
             try:
                 return await self._post_to(self._at[address], requests, capabilities)
-            except TransientError as error:
-                if error.unreachable and self._replicas.shun(address):
+            except (TransientError, UnknownModelError) as error:
+                # It had the model: this is its successor at the same port, which has yet to load its adapters.
+                gone = isinstance(error, UnknownModelError) or error.unreachable
+                if gone and self._replicas.shun(address):
                     raise TransientError(str(error), adapted=True) from None  # the next attempt is sent to another server
+                if isinstance(error, UnknownModelError):
+                    raise TransientError(str(error), unreachable=True) from None
                 raise
 
     async def _post_to(

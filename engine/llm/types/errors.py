@@ -15,6 +15,10 @@ class EndpointError(ModelError):
     """Something is wrong with the endpoint (key, model name, address): every call would fail, so the step stops."""
 
 
+class UnknownModelError(EndpointError):
+    """The server has no model of this name."""
+
+
 class RequestError(ModelError):
     """Something is wrong with this request or with the content of its answer: the row is rejected with the reason.
 

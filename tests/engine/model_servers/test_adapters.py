@@ -69,6 +69,24 @@ def test_a_server_that_is_killed_after_it_has_loaded_an_adapter_has_it_again(
     assert len(prompts) == len(set(map(tuple, prompts))) == 3 * WORDS
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_call_that_reaches_a_server_which_has_yet_to_load_its_adapter_again_is_sent_again(
+    registry: Registry, replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may hear of a restart only after the new server listens at the old one's port."""
+    change = InProcessServer.change
+
+    def change_and_forget_later(self: InProcessServer, models: Any) -> None:
+        change(self, models)
+        (Path("notes") / "forget").touch()
+
+    monkeypatch.setattr(InProcessServer, "change", change_and_forget_later)
+    result = run_text(json.dumps(made("a", "b", replicas=replicas)), registry)
+    assert result.state == "succeeded", result.error
+    assert not (Path("notes") / "forget").exists()
+    assert texts(registry, "demo/ask_b@1")[:1] == ["I am b: Say I am a: Say 0"]
+
+
 def test_an_adapter_of_a_larger_rank_than_was_expected_gets_a_server_of_its_own(registry: Registry) -> None:
     result = run_text(json.dumps(made("a", "b", b={"r": 64})), registry)
     assert result.state == "succeeded", result.error
