@@ -2,8 +2,9 @@
 
 A change is written in three steps, under the registry's lock: the intent, which names what will change; the files of record
 (manifests, run journals, marks); and the tables, which are brought up to date for everything that the intent names. After a
-crash, the next process takes the last step. What is added to the tables is inserted before the intent, in the transaction that
-the last step commits: so nothing is written that they cannot store.
+crash, the next process takes the last step; it first removes the versions of a step that is not in the run's journal. What is
+added to the tables is inserted before the intent, in the transaction that the last step commits: so nothing is written that
+they cannot store.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ class DerivedTables:
         self._repaired(lambda: self._database.begin(apply))
         try:
             runs = dict.fromkeys(event.run_id for event in events)
-            self._intent.write(Intent(versions=tuple(each.version_id for each in manifests), runs=tuple(runs)))
+            versions = tuple(each.version_id for each in manifests)
+            unproven = tuple(each for each in versions if each not in replaced) if runs else ()
+            self._intent.write(Intent(versions=versions, runs=tuple(runs), unproven=unproven))
             yield
         except BaseException:
             self._database.rollback()
@@ -185,8 +188,19 @@ class DerivedTables:
         if intent is None and not plain_files.kind(self.file):
             intent = Intent(everything=True)
         if intent:
+            self._withdraw(intent)
             self._update_tables(intent)
             self._intent.clear()
+
+    def _withdraw(self, intent: Intent) -> None:
+        """Remove the versions of a step whose process died before the run's journal had the step: all are visible, or none."""
+        if not intent.unproven:
+            return
+        named = {each for run_id in intent.runs for each in self.runs.outputs(run_id)}
+        for version_id in intent.unproven:
+            found = self.files.find(version_id)
+            if found and (found.name, found.version) not in named:
+                self.files.remove(version_id)
 
     def _update_tables(self, intent: Intent) -> None:
         """Update the tables for everything that an intent names."""

@@ -21,12 +21,14 @@ class Intent:
         runs: ids of runs whose journals are written.
         marks: whether pins or used version numbers change.
         everything: whether the DuckDB file is rebuilt.
+        unproven: those versions that exist only if a line of these journals names them, which is written last.
     """
 
     versions: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     marks: bool = False
     everything: bool = False
+    unproven: tuple[str, ...] = ()
 
 
 class IntentFile:
@@ -47,7 +49,8 @@ class IntentFile:
             found = parse_checked_json(data, str(self._path))
             versions = tuple(ids.version_id(each) for each in found["versions"])
             runs = tuple(ids.run_id(each) for each in found["runs"])
-            return Intent(versions, runs, bool(found["marks"]), bool(found["everything"]))
+            unproven = tuple(ids.version_id(each) for each in found.get("unproven", ()))  # engines before 0.4 do not write it
+            return Intent(versions, runs, bool(found["marks"]), bool(found["everything"]), unproven)
         except (CorruptError, TypeError, KeyError):
             return Intent(everything=True)
 

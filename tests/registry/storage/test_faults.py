@@ -100,6 +100,21 @@ def test_kills_at_every_named_point_one_after_the_other(tmp_path: Path, undistur
     assert "running" not in states(tmp_path)
 
 
+def test_a_kill_between_the_files_of_a_commit_leaves_all_outputs_of_the_step_or_none(
+    tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    points = undisturbed.points
+    second, third = [number for number, point in enumerate(points, 1) if point == "manifest.written"][1:3]
+    line = points.index("journal.appended", third) + 1
+    for moment, visible in ((second, []), (third, []), (line, ["p/left", "p/right"])):
+        root = tmp_path / str(moment)
+        assert exit_code(killed_story, root, f"any:{moment}") == -signal.SIGKILL
+        with Registry(root).session() as session:
+            assert [name for (name,) in session.ask("select name from versions order by name").rows] == [*visible, "p/seed"]
+            assert [step for (step,) in session.ask("select step from step_runs").rows] == (["split"] if visible else [])
+        assert len([*(root / "manifests").iterdir()]) == len(visible) + 1
+
+
 @pytest.mark.parametrize("moments", [MOMENTS, pytest.param(SOAK_MOMENTS, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_a_kill_at_any_moment(tmp_path: Path, moments: int, undisturbed: Undisturbed) -> None:
     passed = undisturbed.points
