@@ -17,26 +17,30 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+TextOf = Callable[[Any], str | None]
+
 _PLAIN = (str, int, float, complex, bytes, bool, type(None), type(Ellipsis))
 _SPELLED = (range, dt.datetime, dt.date, dt.time, dt.timedelta, decimal.Decimal, fractions.Fraction, pathlib.PurePath)
 
 
-def canonical(value: Any, code: Callable[[Any], str | None]) -> str | None:
+def canonical(value: Any, code: TextOf, path: TextOf) -> str | None:
     """The canonical text of a value, or None if it has none.
 
     Args:
         value: plain data, containers of it, enums, patterns, dataclasses, pydantic models, types.
         code: returns the text of functions, classes and other code that the value refers to; None for other values.
+        path: is asked about texts and paths; returns the text of one that depends on where the code is, None for others.
     """
 
     def inside(part: Any) -> str:
-        text = canonical(part, code)
+        text = canonical(part, code, path)
         if text is None:
             raise _NoTextError
         return text
 
     try:
-        return _text(value, inside, code)
+        placed = path(value) if isinstance(value, str | pathlib.PurePath) and not isinstance(value, enum.Enum) else None
+        return _text(value, inside, code) if placed is None else placed
     except _NoTextError:
         return None
 
@@ -45,7 +49,7 @@ class _NoTextError(Exception):
     pass
 
 
-def _text(value: Any, inside: Callable[[Any], str], code: Callable[[Any], str | None]) -> str | None:
+def _text(value: Any, inside: Callable[[Any], str], code: TextOf) -> str | None:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, enum.Enum):
         return f"{code(type(value))}.{value.name}"

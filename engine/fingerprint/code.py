@@ -1,4 +1,7 @@
-"""Fingerprints of what is registered: operators, record types and generators by name."""
+"""Fingerprints of what is registered: operators, record types and generators by name.
+
+They are kept for the process, until a file that the code names changes.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,19 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from engine.fingerprint.reachable_code import Fingerprint, fingerprint
+from engine.fingerprint.reachable_code import fingerprint
+from engine.fingerprint.reached import Fingerprint
 from engine.packages.catalogue import catalogue
 from engine.packages.definitions import packages
 from engine.packages.local_modules import local_digest
 from registry import Record
 from registry.records.described import description_of
-from registry.storage.checked_json import json_digest
 
 
 def code_of(operator: str) -> Fingerprint:
     """The fingerprint of a registered operator; the name is bare, or full (`package:name`)."""
+    if not _code_of(operator, local_digest()).is_current():
+        _code_of.cache_clear()
     return _code_of(operator, local_digest())
 
 
@@ -25,18 +30,28 @@ def _code_of(operator: str, local: str) -> Fingerprint:
     return fingerprint(catalogue().operators[operator], operator.rpartition(":")[2], _project())
 
 
-@cache
 def code_of_source(record: type[Record], generator: str | None) -> Mapping[str, Any]:
     """The code that determines the rows of a source: the record type with its validators, and the generator."""
     about = description_of(record)  # it has no code
-    found = [about.model_dump(mode="json") if about else fingerprint(record, record.type_name(), _project()).document()]
+    found = [about.model_dump(mode="json") if about else _code_of_record(record).document()]
     if generator:
         found.append(code_of_function(catalogue().generators[generator].function, generator).document())
     return {"code": found}
 
 
+def _code_of_record(record: type[Record]) -> Fingerprint:
+    return code_of_function(record, record.type_name())
+
+
 def code_of_function(function: Callable[..., Any], label: str) -> Fingerprint:
-    """The fingerprint of a function of a package with operators; `label` names it in errors."""
+    """The fingerprint of a function or class of a package with operators; `label` names it in errors."""
+    if not _code_of_function(function, label).is_current():
+        _code_of_function.cache_clear()
+    return _code_of_function(function, label)
+
+
+@cache
+def _code_of_function(function: Callable[..., Any], label: str) -> Fingerprint:
     return fingerprint(function, label, _project())
 
 
@@ -47,9 +62,4 @@ def _project() -> tuple[str, ...]:
 
 def code_digest(operator: str) -> str:
     """SHA-256 of an operator's fingerprint: workers compare theirs with the driver's."""
-    return _digest_of(operator, local_digest())
-
-
-@cache
-def _digest_of(operator: str, local: str) -> str:
-    return json_digest(_code_of(operator, local).document())
+    return code_of(operator).digest

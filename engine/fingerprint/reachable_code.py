@@ -3,7 +3,7 @@
 Starting at the operator's function, every name that its code reads is followed: functions with all their decorators, classes
 with their bases, module constants, closure values, and names imported inside functions. Project code (packages with operators,
 and any module that is not installed) counts as normalised syntax, installed packages as name and version. A value without a
-canonical form is an error that names it.
+canonical form is an error that names it. For paths, see project_files.
 
 The methods that the engine asks of `Params` before a step runs change no row. They do not count, unless the code that was
 followed reads an attribute of that name. The finish function counts.
@@ -12,7 +12,6 @@ followed reads an attribute of that name. The finish function counts.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -23,13 +22,14 @@ import threading
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError
 from engine.fingerprint.canonical import canonical, is_bare_typing
 from engine.fingerprint.parts import Parts, parts_of
+from engine.fingerprint.project_files import ProjectFiles
+from engine.fingerprint.reached import Fingerprint, digest_of
 from engine.fingerprint.syntax import Part
 from engine.fingerprint.versions import version_of
 from engine.operator.declaration.decorator import operator
@@ -56,26 +56,6 @@ class UnstableCodeError(EngineError):
     """A value that an operator's code reads cannot be fingerprinted."""
 
 
-@dataclass
-class Fingerprint:
-    """The code that an operator reaches.
-
-    Attributes:
-        code: name -> normalised source of a function, class or module, or canonical text of a constant.
-        packages: installed packages by name -> version.
-        required: the packages that the code cannot do without.
-    """
-
-    code: dict[str, str] = field(default_factory=dict)
-    packages: dict[str, str] = field(default_factory=dict)
-    required: set[str] = field(default_factory=set)
-
-    def document(self) -> dict[str, Any]:
-        """For a step key: hashes of the code, and the packages."""
-        hashes = {name: _digest(text) for name, text in sorted(self.code.items())}
-        return {"code": hashes, "packages": dict(sorted(self.packages.items()))}
-
-
 def fingerprint(root: Any, label: str, project: tuple[str, ...] = ()) -> Fingerprint:
     """Fingerprint an operator, a function or a class.
 
@@ -93,6 +73,7 @@ def fingerprint(root: Any, label: str, project: tuple[str, ...] = ()) -> Fingerp
     for parts in walker.files.values():
         if parts:
             parts.save()
+    walker.found.files |= walker.paths.contents
     return walker.found
 
 
@@ -104,6 +85,7 @@ class _Walker:
         self.seen: dict[int, str] = {}
         self.kept: list[Any] = []  # keeps seen values alive, so that no two share an id
         self.files: dict[str, Parts | None] = {}  # by module
+        self.paths = ProjectFiles()
         self.params: list[type] = []
         self.attributes: set[str] = set()
 
@@ -116,7 +98,7 @@ class _Walker:
         followed = self._code(value, name)
         if followed is not None:
             return followed
-        text = canonical(value, lambda part: self._code(part, name))
+        text = canonical(value, lambda part: self._code(part, name), self.paths.text)
         if text is None:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise self._unstable(name, f"a value of type {kind} has no canonical form")
@@ -286,13 +268,14 @@ class _Walker:
             count += 1
             place = f"{name}#{count}"
         self.found.code[place] = text
-        return f"{place} {_digest(text)[:16]}"
+        return f"{place} {digest_of(text)[:16]}"
 
     def _file(self, scope: Mapping[str, Any]) -> Parts | None:
         """The source file of a module, read once for each fingerprint; None if there is none."""
         module = str(scope.get("__name__"))
         if module not in self.files:
             self.files[module] = _source_file(module)
+            self.paths.add_module(module, getattr(sys.modules.get(module), "__file__", None))
         return self.files[module]
 
     def _function_part(self, code: types.CodeType, scope: Mapping[str, Any], name: str) -> Part:
@@ -393,7 +376,3 @@ def _source_file(name: str) -> Parts | None:
         return parts_of(inspect.getsource(module), getattr(module, "__file__", None)) if module else None
     except (OSError, TypeError):
         return None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

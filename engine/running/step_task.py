@@ -298,7 +298,7 @@ class StepTask:
             raise FailedStepError(self.name, str(error)) from error
         plan = run.keyed(self.step, self.review)
         if plan.base_key != self.plan.base_key:
-            raise AssertionError(f"step {self.name}: its inputs or its code changed while it ran")
+            raise FailedStepError(self.name, "a file that its code names changed while it ran; run again")
         if not self.force and not self._table.fresh:
             found = find_outputs(run.pipeline, self.step, plan.key, run.registry)
             if found and not (run.retry_rejects and rejects_of(found)):

@@ -10,7 +10,7 @@ import errno
 import traceback
 
 from engine.errors import EngineError
-from engine.fingerprint.code import code_digest
+from engine.fingerprint.code import code_digest, code_of
 from engine.jobs.messages import Failure, Job, Partition, Receipt, Usage
 from engine.llm.types.errors import ModelError, StoppedError
 from engine.worker.attachments import FileCollector
@@ -86,6 +86,7 @@ class Worker:
                 write = await run_whole(self.operation, part, scope)
         finally:
             scope.clear()
+        self._same_code()  # again, for files that it names
         # In a thread, so that other rows, and other rows' answers, do not wait for the disk.
         return await asyncio.to_thread(self._written, write, scope)
 
@@ -106,9 +107,16 @@ class Worker:
 
     def _same_code(self) -> None:
         if code_digest(self.job.operator) != self.job.code:
+            files = ", ".join(sorted(file.name for file in code_of(self.job.operator).files))
+            named, advice = "", "If you have just edited it, run again"
+            if files:
+                named = f", a file that it names ({files})"
+                advice += (
+                    ". If the operator writes the file, let it name it inside the function: a constant stands for an input"
+                )
             raise EngineError(
-                f"the code of operator {self.job.operator!r}, or the version of a package it uses, differs between this worker "
-                "and the process that started the run. If you have just edited it, run again"
+                f"the code of operator {self.job.operator!r}{named}, or the version of a package it uses, differs between this "
+                f"worker and the process that started the run. {advice}"
             )
 
     def _failure(self, part: Partition, error: Exception, usage: Usage | None = None) -> Failure:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.fingerprint.project_files import LARGE
 from engine.fingerprint.reachable_code import UnstableCodeError, fingerprint
 
 OPS = '''\
@@ -406,3 +407,60 @@ def test_the_fingerprint_is_the_same_in_every_process(scratch: Path) -> None:
         for seed in ("1", "2")
     }
     assert len(outputs) == 1
+
+
+PLACES = """
+import os
+from pathlib import Path
+
+HERE = Path(__file__).parent
+REAL = Path(__file__).resolve().parent
+NAMED = {"prompt": HERE / "prompt.txt", "words": os.path.join(os.path.dirname(__file__), "words", "all.txt")}
+CODE = HERE / "deep.py"
+
+
+def read():
+    return [HERE, REAL, NAMED, CODE, Path(__file__).name]
+"""
+
+
+def with_places(package: Path) -> None:
+    """Let the operator reach constants with paths."""
+    (package / "places.py").write_text(PLACES)
+    edit(package, "ops.py", "    yield Word(text=", "    from scratch.places import read\n    read()\n    yield Word(text=")
+
+
+def test_a_project_that_is_moved_keeps_its_fingerprints(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_places(scratch)
+    (scratch / "prompt.txt").write_text("Say it.")
+    before = document()
+    elsewhere = scratch.parent / "a link" / ".." / "elsewhere"
+    for folder in ("a link", "elsewhere"):
+        (scratch.parent / folder).mkdir()
+    scratch.rename(elsewhere / "scratch")
+    monkeypatch.syspath_prepend(str(elsewhere))
+    assert document() == before
+
+
+@pytest.mark.parametrize("file", ["prompt.txt", "words/all.txt"])
+def test_a_file_of_the_project_that_a_constant_names_counts_by_its_content(scratch: Path, file: str) -> None:
+    with_places(scratch)
+    missing = document()
+    (scratch / file).parent.mkdir(exist_ok=True)
+    (scratch / file).write_text("Say it.")
+    there = document()
+    (scratch / file).write_text("Say IT.")
+    changed = document()
+    (scratch / file).write_bytes(b"x" * LARGE)
+    large = document()
+    assert len({str(each) for each in (missing, there, changed, large)}) == 4
+    (scratch / file).unlink()
+    (scratch / file).mkdir()
+    assert document() == missing, "a folder"
+
+
+def test_a_python_file_that_a_constant_names_counts_by_its_code_where_it_is_reached(scratch: Path) -> None:
+    with_places(scratch)
+    before = document()
+    edit(scratch, "deep.py", "FACTOR = 3", "FACTOR = 3  # a comment")
+    assert document() == before

@@ -11,6 +11,7 @@ from rich.console import Console
 from engine.cli.progress import PlainProgress
 from engine.errors import PipelineError
 from engine.execution.cluster import Cluster
+from engine.fingerprint.code import code_digest
 from engine.packages.local_modules import use_local_modules
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
@@ -76,6 +77,38 @@ def test_a_change_of_what_its_code_reads_runs_the_step_again(notes: Registry) ->
     assert "my_ops:MARK" in step.why[0]
     assert outcomes(run_text(PIPELINE, notes)) == {"marked": "ran"}
     assert texts(notes, "demo/marked@2") == ["a?"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_beside_the_code_that_a_constant_names_runs_the_step_again_when_it_changes(notes: Registry) -> None:
+    named = 'from pathlib import Path\nMARK = Path(__file__).with_name("mark.txt")'
+    source = OPERATORS.replace('MARK = "!"', named).replace("+ MARK", "+ MARK.read_text()")
+    Path("my_ops.py").write_text(source)
+    Path("mark.txt").write_text("!")
+    assert run_text(PIPELINE, notes).state == "succeeded"
+    assert outcomes(run_text(PIPELINE, notes)) == {"marked": "hit"}
+    Path("mark.txt").write_text("?")
+    [step] = make_plan(check(Path("p.yaml")), notes, select=set(), force=set(), why=True).steps
+    assert "my_ops:MARK" in step.why[0]
+    assert outcomes(run_text(PIPELINE, notes)) == {"marked": "ran"}
+    assert texts(notes, "demo/marked@2") == ["a?"]
+    before = code_digest("mark")
+    Path("elsewhere").mkdir()
+    for file in ("my_ops.py", "mark.txt"):
+        Path(file).rename(Path("elsewhere") / file)
+    assert outcomes(run_text(PIPELINE.replace("my_ops.py", "elsewhere/my_ops.py"), notes)) == {"marked": "hit"}
+    assert code_digest("mark") == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_that_changes_during_a_run_fails_the_step(notes: Registry) -> None:
+    named = 'from pathlib import Path\nMARK = Path(__file__).with_name("mark.txt")'
+    source = OPERATORS.replace('MARK = "!"', named).replace("    yield", "    MARK.write_text(note.text)\n    yield")
+    Path("my_ops.py").write_text(source.replace("+ MARK", ""))
+    Path("notes.jsonl").write_text("".join(f'{{"text": "{number}"}}\n' for number in range(3000)))
+    result = run_text(PIPELINE, notes)
+    assert result.state == "failed"
+    assert "a file that it names (mark.txt)" in str(result.error)
 
 
 @pytest.mark.usefixtures("in_process")
