@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 _VALUES = re.compile(r"'(?:[^']|'(?=\w))*'|\"[^\"]*\"|\d[\d,.]*")
 
@@ -14,16 +15,21 @@ def cause_of(reason: str) -> str:
     return _VALUES.sub("*", reason)
 
 
-_OTHERS = " (and others with other values)"
+class CountedCause(NamedTuple):
+    """A cause, as `cause_of` returns it.
+
+    Attributes:
+        text: its first reason, for users; it mentions that others differ in a value.
+        times: how many reasons have this cause.
+    """
+
+    cause: str
+    text: str
+    times: int
 
 
-def cause_of_listed(text: str) -> str:
-    """The cause of a text that `by_cause` returns."""
-    return cause_of(text.removesuffix(_OTHERS))
-
-
-def by_cause(reasons: Iterable[str]) -> list[tuple[str, int]]:
-    """Each cause by its first reason, with its count, the most frequent first; that others differ in a value is mentioned."""
+def by_cause(reasons: Iterable[str]) -> list[CountedCause]:
+    """The causes of reasons, the most frequent first."""
     first: dict[str, str] = {}
     counts: Counter[str] = Counter()
     differ: set[str] = set()
@@ -32,4 +38,7 @@ def by_cause(reasons: Iterable[str]) -> list[tuple[str, int]]:
         counts[cause] += 1
         if first.setdefault(cause, reason) != reason:
             differ.add(cause)
-    return [(f"{first[cause]}{_OTHERS}" if cause in differ else first[cause], count) for cause, count in counts.most_common()]
+    return [
+        CountedCause(cause, first[cause] + (" (and others with other values)" if cause in differ else ""), count)
+        for cause, count in counts.most_common()
+    ]

@@ -55,7 +55,7 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
         filtered=record.filtered,
         rejected=record.rejected,
         unused=record.unused,
-        reasons=dict(result.reasons if whole else reasons),
+        reasons=dict(result.reasons) if whole else {each.text: each.times for each in reasons},
         calls=record.calls,
         calls_reused=record.calls_reused,
         tokens_in=record.tokens_in,
