@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from engine.causes import by_cause
 from engine.jobs.messages import OutputPart, Partition, Receipt
-from engine.jobs.reject_causes import by_cause
 from engine.pipeline.graph import Step
 from engine.planning.inputs import link_key
 from engine.previewing.results import PreviewCall, PreviewRow, PreviewStep

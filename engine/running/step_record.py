@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
+from engine.causes import CountedCause, by_cause
 from engine.jobs.messages import Receipt, Usage
-from engine.jobs.reject_causes import CountedCause, by_cause
 from engine.pipeline.graph import Step
 from engine.planning.results import StepPlan
 from engine.planning.reviews import StepReview

@@ -10,11 +10,11 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Literal
 
+from engine.causes import CountedCause
 from engine.jobs.heartbeat import owner_of, read_heartbeats
 from engine.jobs.live import LiveStep
 from engine.jobs.messages import Usage
 from engine.jobs.receipts import Receipts
-from engine.jobs.reject_causes import CountedCause
 from engine.pipeline.graph import Step
 from engine.planning.explain import explain
 from engine.planning.inputs import resolve_inputs

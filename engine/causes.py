@@ -1,4 +1,4 @@
-"""Reasons of rejects by cause: reasons that differ only in a value, such as a text that is not a number, count as one."""
+"""Reasons of rejects and errors of rows by cause: those that differ only in a value, such as a file's name, count as one."""
 
 from __future__ import annotations
 

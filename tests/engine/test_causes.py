@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.jobs.reject_causes import by_cause
+from engine.causes import by_cause
 
 
 def test_reasons_that_differ_in_a_value_have_one_cause() -> None:
