@@ -45,7 +45,8 @@ def registry_location(location: str | Path | None) -> str:
 class OpenRegistry:
     """A registry. `registry["gsm/rows@3"]` is a version, `registry["gsm/rows"]` the one that is the latest now.
 
-    Iterating yields the names of datasets, models, calibrations and reports. Several threads may use it.
+    Iterating yields the names of datasets, models, calibrations and reports that have a latest version. `datasets()` also lists
+    the others, whose versions open as `NAME@V`. Several threads may use it.
 
     Args:
         location: the folder or URL, as the user named it.
@@ -74,10 +75,10 @@ class OpenRegistry:
             return False
 
     def __iter__(self) -> Iterator[str]:
-        return iter([str(row["name"]) for row in self.datasets()])
+        return iter([str(row["name"]) for row in self.datasets() if row["latest_version"] is not None])
 
     def __len__(self) -> int:
-        return len(self.datasets())
+        return sum(1 for _ in self)
 
     def datasets(self) -> list[dict[str, Any]]:
         """All datasets, models, calibrations and reports: the rows of the view `datasets`, like `engine ls --json`."""
@@ -112,8 +113,9 @@ class OpenRegistry:
             return session.arrow(query, list(parameters) if parameters else None, timeout)
 
     def __repr__(self) -> str:
-        names = ", ".join(list(self)[:5])
-        return f"<registry {self.location}: {counted(len(self), 'name')}{f' ({names}...)' if len(self) > 5 else ''}>"
+        names = list(self)
+        first = f" ({', '.join(names[:5])}...)" if len(names) > 5 else ""
+        return f"<registry {self.location}: {counted(names, 'name')}{first}>"
 
     def _repr_html_(self) -> str:
         rows = self.datasets()

@@ -63,6 +63,9 @@ def is_url(text: str) -> bool:
 def image_kind(content: bytes, name: str) -> str:
     """`png`, `jpeg`, `gif` or `webp`, by the first bytes, whatever the name says.
 
+    Args:
+        name: the image for an error: `shown(name)`, or where it is.
+
     Raises:
         ImageError: it is none of these.
     """
@@ -71,13 +74,13 @@ def image_kind(content: bytes, name: str) -> str:
     for start, kind in _KINDS.items():
         if content.startswith(start):
             return kind
-    raise ImageError(f"image {shown(name)} is not a PNG, JPEG, GIF or WebP file")
+    raise ImageError(f"image {name} is not a PNG, JPEG, GIF or WebP file")
 
 
 def check_size(size: int, name: str) -> None:
-    """Raise ImageError if an image has more bytes than servers accept."""
+    """Raise ImageError if an image has more bytes than servers accept; for `name`, see `image_kind`."""
     if size > MOST_BYTES:
-        raise ImageError(f"image {shown(name)} has {size:,} bytes; the limit is {MOST_BYTES:,}")
+        raise ImageError(f"image {name} has {size:,} bytes; the limit is {MOST_BYTES:,}")
 
 
 def data_of_url(url: str) -> bytes:
@@ -88,11 +91,11 @@ def data_of_url(url: str) -> bytes:
     """
     found = _DATA.fullmatch(url)
     if found is None:
-        raise ImageError(f"image {url:.60}: a data URL is data:image/png;base64,... (also jpeg, gif, webp)")
+        raise ImageError(f"image {shown(url[:60])}: a data URL is data:image/png;base64,... (also jpeg, gif, webp)")
     try:
         return base64.b64decode("".join(found[2].split()), validate=True)
     except binascii.Error as error:
-        raise ImageError(f"image {url:.60}: not base64: {error}") from error
+        raise ImageError(f"image {shown(url[:60])}: not base64: {error}") from error
 
 
 def image_part(image: str | bytes, read: Callable[[str], bytes]) -> dict[str, Any]:
@@ -114,9 +117,9 @@ def _address(image: str | bytes, read: Callable[[str], bytes]) -> str:
     if is_url(image):
         return image
     if image.startswith("data:"):
-        return _data_url(data_of_url(image), image[:60])
+        return _data_url(data_of_url(image), shown(image[:60]))
     if sha256 := referenced_image(image):
-        return _data_url(read(sha256), image)
+        return _data_url(read(sha256), shown(image))
     if "://" in image:
         raise ImageError(f"image {shown(image)}: give a file, an http(s) URL or a data URL")
     raise ImageError(
@@ -131,5 +134,5 @@ def _data_url(content: bytes, name: str) -> str:
 
 
 def shown(name: str) -> str:
-    """An image's name for an error."""
-    return name[:_SHOWN]
+    """An image's name for an error, in quotes, so that errors that differ only in the name count as one cause."""
+    return repr(name[:_SHOWN])

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from engine.causes import by_cause
 from engine.jobs.messages import OutputPart, Partition, Receipt
-from engine.jobs.reject_causes import by_cause
 from engine.pipeline.graph import Step
 from engine.planning.inputs import link_key
 from engine.previewing.results import PreviewCall, PreviewRow, PreviewStep
@@ -55,7 +55,7 @@ def collected(task: StepTask, result: StepResult, seeds: Seeds, store: ObjectSto
         filtered=record.filtered,
         rejected=record.rejected,
         unused=record.unused,
-        reasons=dict(result.reasons if whole else reasons),
+        reasons=dict(result.reasons) if whole else {each.text: each.times for each in reasons},
         calls=record.calls,
         calls_reused=record.calls_reused,
         tokens_in=record.tokens_in,

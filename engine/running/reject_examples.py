@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from engine.jobs.reject_causes import cause_of
+from engine.causes import cause_of
 
 if TYPE_CHECKING:
     from engine.jobs.messages import InputVersion, Receipt

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
+from engine.causes import CountedCause, by_cause
 from engine.jobs.messages import Receipt, Usage
-from engine.jobs.reject_causes import by_cause, cause_of_listed
 from engine.pipeline.graph import Step
 from engine.planning.results import StepPlan
 from engine.planning.reviews import StepReview
@@ -40,7 +40,7 @@ def step_result(
     return StepResult(
         record,
         tuple(manifests),
-        reasons_of(registry, rejects),
+        tuple((each.text, each.times) for each in reasons_of(registry, rejects)),
         partial=sum(part.rows for part in rejects) - record.rejected,
         metrics=manifests[0].metrics if manifests else (),
         notes=tuple(dict.fromkeys(notes)),
@@ -81,7 +81,7 @@ def record_of(
     waited_for: str,
     why: Sequence[str],
     notes: Sequence[str],
-    reject_reasons: Sequence[tuple[str, int]] = (),
+    reject_reasons: Sequence[CountedCause] = (),
     reject_rows: Mapping[str, tuple[Place, ...]] = MappingProxyType({}),
 ) -> StepRun:
     """The record of a step that ran now.
@@ -93,7 +93,8 @@ def record_of(
         receipts: the receipts of all finished partitions, whoever finished them.
         usage: the use of models in this run.
         started: the time when the step was opened.
-        waited_for, why, notes, reject_reasons: see StepRun.
+        waited_for, why, notes: see StepRun.
+        reject_reasons: its most frequent reasons for rejects.
         reject_rows: rows by the cause of their rejection.
     """
     ended = dt.datetime.now(dt.UTC)
@@ -116,8 +117,8 @@ def record_of(
         waited_for=waited_for,
         why=tuple(map(_clipped, why)),
         notes=tuple(map(_clipped, notes)),
-        reject_reasons=tuple((_clipped(reason), rows) for reason, rows in reject_reasons),
-        reject_rows=tuple(reject_rows.get(cause_of_listed(reason), ()) for reason, _ in reject_reasons),
+        reject_reasons=tuple((_clipped(each.text), each.times) for each in reject_reasons),
+        reject_rows=tuple(reject_rows.get(each.cause, ()) for each in reject_reasons),
     )
 
 
@@ -130,8 +131,8 @@ def rejects_of(manifests: Sequence[Manifest]) -> list[SideObject]:
     return [part for part in manifests[0].side if part.kind == "rejects"]
 
 
-def reasons_of(registry: Registry, rejects: Iterable[SideObject]) -> tuple[tuple[str, int], ...]:
-    """The most frequent reasons by cause, with their counts."""
+def reasons_of(registry: Registry, rejects: Iterable[SideObject]) -> tuple[CountedCause, ...]:
+    """The most frequent causes of rejects."""
     tables = (registry.store.read_table(part.sha256, ["reason"]) for part in rejects)
     found = by_cause(reason for table in tables for reason in table.column("reason").to_pylist())
     return tuple(found[:_REASONS_SHOWN])

@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Literal
 
+from engine.causes import CountedCause
 from engine.jobs.heartbeat import owner_of, read_heartbeats
 from engine.jobs.live import LiveStep
 from engine.jobs.messages import Usage
@@ -104,7 +105,7 @@ class StepReporter:
         """Its record in the run; see `record_of`."""
         notes = [*self.step.notes, *self.notes]
         receipts = self.table.receipts()
-        reasons: tuple[tuple[str, int], ...] = ()
+        reasons: tuple[CountedCause, ...] = ()
         places: dict[str, tuple[Place, ...]] = {}
         if outcome in ("failed", "stopped"):  # it has no outputs, which have the rejects of others
             with suppress(RegistryError, OSError):  # they are only shown
@@ -130,7 +131,7 @@ class StepReporter:
     def too_many_rejects(self, rows: int) -> str:
         """The error for more rejects than the step allows, with the most frequent reasons. Raises RegistryError, OSError."""
         reasons = reasons_of(self.run.registry, self.rejects)
-        listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        listed = "; ".join(f"{each.times} x {each.text}" for each in reasons)
         rejected = self.table.rows_rejected
         return (
             f"{rejected:,} of {counted(rows, 'row')} {'was' if rejected == 1 else 'were'} rejected, and max_reject_ratio "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
+from engine.causes import cause_of
 from engine.errors import Problem, did_you_mean, wrong_value
 from engine.sources.recognition import how_to_fit
 from engine.spec.pipeline_spec import DatasetSpec
@@ -14,31 +16,47 @@ from registry.counted import counted
 
 SHOWN_ERRORS = 20
 
+SHOWN_OF_A_CAUSE = 3
+"""Different errors with the same cause that are shown."""
+
 
 @dataclass
 class _Bad:
-    """Rows with the same error."""
+    """Rows with the same error, or with the same cause.
 
+    Args:
+        error: that of the first row.
+        same: whether all of them have it.
+    """
+
+    error: str
     first: str
     last: str
     count: int = 1
+    same: bool = True
+
+    def add(self, where: str, error: str) -> None:
+        self.count += 1
+        self.last = where
+        self.same &= error == self.error
 
     def __str__(self) -> str:
         if self.count == 1:
             return self.first
         more = "another row has" if self.count == 2 else f"{self.count - 1:,} more rows have"
-        return f"{self.first} ({more} the same error, the last is {self.last})"
+        what = "the same error" if self.same else "an error like this"
+        return f"{self.first} ({more} {what}, the last is {self.last})"
 
 
 @dataclass
 class Findings:
-    """The problems found while rows were validated."""
+    """The problems found while rows were validated; `errors` has those that are shown, by cause."""
 
     rows: int = 0
     images: set[str] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
     columns: set[str] = field(default_factory=set)
-    errors: dict[str, _Bad] = field(default_factory=dict)
+    errors: dict[str, list[_Bad]] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     excluded: int = 0
     bad: int = 0
@@ -48,11 +66,14 @@ class Findings:
     def wrong(self, where: str, error: str) -> None:
         """Note a row that does not fit."""
         self.bad += 1
-        if error in self.errors:
-            self.errors[error].count += 1
-            self.errors[error].last = where
-        elif len(self.errors) < SHOWN_ERRORS:
-            self.errors[error] = _Bad(where, where)
+        cause = cause_of(error)
+        alike = self.errors.get(cause, [])
+        if same := next((bad for bad in alike if bad.error == error), None):
+            same.add(where, error)
+        elif len(alike) < SHOWN_OF_A_CAUSE and sum(map(len, self.errors.values())) < SHOWN_ERRORS:
+            self.errors[cause] = [*alike, _Bad(error, where, where)]
+        elif alike:
+            alike[-1].add(where, error)
         else:
             return
         self.shown += 1
@@ -60,12 +81,14 @@ class Findings:
 
 def problems_of(name: str, spec: DatasetSpec, record: type[Record], found: Findings, *, complete: bool) -> list[Problem]:
     """The problems of a source after its rows were validated; `complete`: all of them were."""
-    problems = [Problem(f"{bad}: not a {record.type_name()}: {error}") for error, bad in found.errors.items()]
+    problems = [Problem(f"{bad}: not a {record.type_name()}: {bad.error}") for bad in chain(*found.errors.values())]
     if found.bad > found.shown:
         problems.append(Problem(f"... and {counted(found.bad - found.shown, 'more row')} of {name!r}"))
     if problems:
         declare = "the type was taken from the first rows; declare one under types: that fits"
         fix = "fix the rows, map columns with `rename`" if spec.type else declare
+        if spec.images and not spec.image_folder:
+            fix += ", name the folder of the images with `image_folder`"
         hint = f"{fix}, or continue without these rows: `on_error: skip`"
         hint += f"\n{known}" if found.bad == found.rows and (known := how_to_fit(record)) else ""
         problems[-1] = Problem(problems[-1].message, hint=hint)

@@ -111,10 +111,12 @@ class ImageReader:
         if not image or is_url(image):
             return image or None
         if image.startswith("data:"):
-            return self._put(data_of_url(image), image[:60])
+            return self._put(data_of_url(image), shown(image[:60]))
         if referenced_image(image):
-            raise ImageError(f"{column}: {image} refers to an image of a registry; give the file, as `engine export` writes it")
-        return self._put(read_image(folder, image, KIND_BYTES if self.store is None else None), image)
+            raise ImageError(
+                f"{column}: {shown(image)} refers to an image of a registry; give the file, as `engine export` writes it"
+            )
+        return self._put(read_image(folder, image, KIND_BYTES if self.store is None else None), shown(image))
 
     def _put(self, content: bytes, name: str) -> str:
         check_size(len(content), name)
@@ -155,7 +157,7 @@ def read_image(folder: Path | None, name: str, most: int | None = None) -> bytes
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
             raise ImageError(f"image {shown(name)} is not a file")
-        check_size(about.st_size, name)
+        check_size(about.st_size, shown(name))
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1 if most is None else most)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
@@ -165,7 +167,7 @@ def read_image(folder: Path | None, name: str, most: int | None = None) -> bytes
         where = f" (in {folder.resolve()})" if missing and not os.path.isabs(name) else ""
         why = "there is no such file" if missing else getattr(error, "strerror", None) or str(error)
         raise ImageError(f"image {shown(name)}: {why}{where}") from error
-    check_size(len(content), name)
+    check_size(len(content), shown(name))
     return content
 
 

@@ -2,8 +2,8 @@
 
 How bad input is handled:
 
-* a row that does not fit its type stops the run before anything is paid for. Equal errors are counted, and the first 20
-  different ones shown. With `on_error: skip`, such rows go to the dataset's rejects instead;
+* a row that does not fit its type stops the run before anything is paid for. The first 20 different errors are shown, at most
+  3 with the same cause, and the others are counted. With `on_error: skip`, such rows go to the dataset's rejects instead;
 * a file that is not UTF-8 is reported with the row and the byte. A row may have up to MAX_ROW_BYTES;
 * rows in a known format of the type are converted, see `engine.sources.recognition`;
 * fields that the type does not have are dropped at every depth, and those with values are listed by `engine plan` and the

@@ -52,13 +52,13 @@ def resolve(
         hint = f"Did you mean {close[0]!r}?" if close else f"It has {_listed(known)}."
         raise UnknownVersionError(f"the registry has no dataset, model, calibration or report named {name!r}. {hint}")
     chosen = latest_of(name) if wanted is None else wanted
-    if chosen is None:
-        versions = ", ".join(f"{name}@{number}" for number in numbers)
-        why = "because no run that made it has succeeded"
-        raise UnknownVersionError(f"{name!r} has no latest version, {why}. It has {versions}.")
-    if chosen not in numbers:
-        raise UnknownVersionError(f"{name!r} has no version {chosen}; it has {', '.join(map(str, numbers))}.")
-    return Version(name, chosen)
+    if chosen in numbers:
+        return Version(name, chosen)
+    if wanted is not None:
+        raise UnknownVersionError(f"{name!r} has no version {wanted}; it has {', '.join(map(str, numbers))}.")
+    why = "no run that made it has succeeded" if chosen is None else f"{name}@{chosen} is missing"
+    versions = ", ".join(f"{name}@{number}" for number in numbers)
+    raise UnknownVersionError(f"{name!r} has no latest version, because {why}. It has {versions}.")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,10 +7,11 @@ inside it): older versions are read with the defaults. When a version cannot be 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import FrozenInstanceError
 from operator import itemgetter
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from registry.records.columns import columns_of
 
@@ -86,6 +87,24 @@ class Record(BaseModel):
         for row in table.select(present).to_pylist():
             # Rows are stored under the fields' own names, and enums by value, whatever JSON files call them.
             yield cls.model_validate(row_of.decode(row), strict=False, by_name=True, by_alias=False)
+
+    if not TYPE_CHECKING:  # a type checker would take any name for a field that can be set
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            try:
+                super().__setattr__(name, value)
+            except ValidationError as error:
+                raise self._frozen(name) from error
+
+        def __delattr__(self, name: str) -> None:
+            try:
+                super().__delattr__(name)
+            except ValidationError as error:
+                raise self._frozen(name) from error
+
+    def _frozen(self, name: str) -> FrozenInstanceError:
+        copy = f"row.model_copy(update={{{name!r}: ...}})"
+        return FrozenInstanceError(f"a row of type {self.type_name()} cannot be changed; make a copy: `{copy}`")
 
     @model_validator(mode="after")
     def _normalize(self) -> Self:

@@ -18,7 +18,10 @@ _SAMPLE = 200
 
 
 def repeating(table: pa.Table) -> list[str]:
-    """The Parquet paths of the columns, also nested ones, where at least half of the values repeat others."""
+    """The Parquet paths of the columns, also those in structs and lists, where at least half of the values repeat others.
+
+    No record type has other nested columns, such as maps; they are left out.
+    """
     head = table.slice(0, _SAMPLE).combine_chunks()
     leaves = chain.from_iterable(_leaves(name, head.column(name).chunk(0)) for name in head.column_names if head.num_rows)
     return [path for path, values in leaves if 2 * len(values.unique()) <= len(values)]
@@ -33,5 +36,7 @@ def _leaves(path: str, array: pa.Array) -> Iterator[tuple[str, pa.Array]]:
             yield from _leaves(f"{path}.{kind.field(number).name}", child)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         yield from _leaves(f"{path}.list.element", array.flatten())
-    else:
+    elif isinstance(kind, pa.BaseExtensionType):
+        yield from _leaves(path, array.storage)
+    elif not pa.types.is_nested(kind):
         yield path, array

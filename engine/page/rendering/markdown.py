@@ -1,14 +1,16 @@
 """Markdown and formulas of a row as HTML. Only Markdown in the row becomes markup.
 
-HTML in it is shown as text, links send no referrer, and pictures are only named, so that opening a page never sends a request
-to another server.
+HTML in it is shown as text, links send no referrer, and pictures are only named, except for files of a report, so that opening
+a page never sends a request to another server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from markupsafe import Markup, escape
 
@@ -21,10 +23,14 @@ _FORMULAS = 400
 """Signs that begin or end formulas; a text with more has none. To look for the end of each takes quadratic time."""
 
 
-def markdown(text: str) -> Markup:
-    """A text as HTML."""
+def markdown(text: str, pictures: Mapping[str, str] = MappingProxyType({})) -> Markup:
+    """A text as HTML.
+
+    Args:
+        pictures: the data URLs of pictures that the text may show, by file name.
+    """
     formulas = sum(map(text.count, ("$", "\\(", "\\["))) <= _FORMULAS
-    return Markup(_parser(formulas).render(harmless(text)))  # noqa: S704  (the parser escapes)
+    return Markup(_parser(formulas).render(harmless(text), {"pictures": pictures}))  # noqa: S704  (the parser escapes)
 
 
 @cache
@@ -61,8 +67,11 @@ def _formula(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env
 
 def _image(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env: Any) -> str:
     token = tokens[place]
+    source = str(token.attrGet("src"))
+    if url := env["pictures"].get(unquote(source)):
+        return f'<img class="picture" src="{escape(url)}" alt="{escape(token.content)}" loading="lazy" decoding="async">'
     shown = token.content or "without a name"
-    return f'<span class="picture">picture: {escape(shown)} <code>{escape(str(token.attrGet("src"))[:200])}</code></span>'
+    return f'<span class="picture">picture: {escape(shown)} <code>{escape(source[:200])}</code></span>'
 
 
 def _link(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env: Any) -> str:

@@ -10,7 +10,7 @@ import binascii
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -47,12 +47,14 @@ class Style:
         characters: of a text, at most.
         items: of a list, at most.
         markdown: whether texts are laid out as Markdown.
+        pictures: the data URLs of pictures that Markdown may show, by file name.
         whole: the address of a page with the whole value, from its path in the row; None: there is none.
     """
 
     characters: int = 4000
     items: int = 50
     markdown: bool = False
+    pictures: Mapping[str, str] = field(default_factory=dict)
     whole: Callable[[str], str] | None = None
 
 
@@ -133,7 +135,7 @@ def _text(text: str, style: Style, path: str) -> Markup:
         return Markup('<span class="null">empty text</span>')
     cut = text[: style.characters]
     if style.markdown and len(cut) <= _MARKDOWN:
-        body = Markup('<div class="text markdown" dir="auto">{}</div>').format(markdown(cut))
+        body = Markup('<div class="text markdown" dir="auto">{}</div>').format(markdown(cut, style.pictures))
     else:
         body = Markup('<div class="text" dir="auto">{}</div>').format(harmless(cut))
     return body + _rest(len(text) - len(cut), len(text), "characters", style, path)

@@ -26,7 +26,8 @@ def show_artifact(request: Request, reader: Reader, version: VersionFacts) -> Re
 
     def shown(value: Any, name: str) -> Markup:
         is_document = manifest.kind == "report" and isinstance(value, str)
-        return show(value, Style(characters=20_000, markdown=is_document, whole=whole), quote(name, safe=""))
+        style = Style(characters=20_000, markdown=is_document, pictures=artifact.pictures, whole=whole)
+        return show(value, style, quote(name, safe=""))
 
     charts = [curves(each) for each in artifact.measures.charts]
     return page(request, "artifact.html", version=version, artifact=artifact, charts=charts, shown=shown)

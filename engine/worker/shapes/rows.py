@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,16 @@ from registry import Record
 from registry.storage.valid_text import repaired
 
 _LONGEST_REASON = 1000
-_CODE_ERRORS = (NameError, ImportError, NotImplementedError, AssertionError, SyntaxError, MemoryError, OSError)
+_CODE_ERRORS = (
+    NameError,
+    ImportError,
+    NotImplementedError,
+    AssertionError,
+    SyntaxError,
+    MemoryError,
+    OSError,
+    FrozenInstanceError,
+)
 """Exceptions that are caused by the operator's code, whatever a model answered."""
 
 

@@ -213,6 +213,20 @@ def test_a_registry_lists_what_it_has(here: Path) -> None:
     assert "demo/loud" in opened._repr_html_()
 
 
+def test_a_name_without_a_latest_version_is_not_iterated(opened: engine.OpenRegistry, workdir: Path) -> None:
+    registry = Registry(workdir / ".engine")
+    commit(registry, "p/lost", [[Word(text="x")]])
+    registry.catalog.end_run(registry.catalog.begin_run("p", {}), "succeeded", refs={"p/lost": 2})
+    assert list(opened) == ["p/nowhere", "p/rows", "p/words"]
+    assert [opened[name].ref for name in opened] == ["p/nowhere@1", "p/rows@1", "p/words@2"]
+    assert len(opened) == 3
+    assert "p/lost" not in opened
+    assert [row["name"] for row in opened.datasets() if row["latest_version"] is None] == ["p/lost"]
+    assert opened["p/lost@1"].head() == [{"text": "x"}]
+    with pytest.raises(KeyError, match=r"'p/lost' has no latest version, because p/lost@2 is missing\. It has p/lost@1"):
+        opened["p/lost"]
+
+
 def test_no_registry(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(engine.PipelineError, match=r"(?s)there is no registry at .engine.*engine.open\(DIR\)"):
         engine.open()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import re
+
 from engine.page.facts.artifacts.measures import Point, measures
 from engine.page.facts.artifacts.model import Setting, artifact_facts
-from registry import Metric, Registry
+from engine.page.facts.datasets.pictures import pictures_of
+from registry import Metric, Registry, Report, StoredFile
+from tests.engine.export.test_export import commit
 from tests.engine.page.conftest import Visit
 from tests.engine.page.crafted import make_hostile, reading
 
@@ -109,3 +114,26 @@ def test_one_point_is_drawn_where_it_has_a_target() -> None:
     [chart] = found.charts
     assert (chart.title, [curve.points for curve in chart.curves]) == ("ecr", [(Point(0.2, 0.75),)])
     assert (chart.target, found.numbers) == (((0.1, 0.9), (0.2, 0.8)), ())
+
+
+def test_a_report_shows_its_own_pictures_and_names_others(registry: Registry, visit: Visit) -> None:
+    png = b"\x89PNG\r\n\x1a\n" + bytes(20)
+    files = {"by size.png": png, "page.png": b"<script>alert(1)</script>", "big.png": png + bytes(4 << 20), "t.csv": b"a,b"}
+    stored = {name: registry.store.put_bytes(content) for name, content in files.items()}
+    report = Report(
+        title="t",
+        text="# Found\n\n![by <size>](<by size.png>) ![page](page.png) ![big](big.png) ![t](t.csv) ![far](http://evil.example/p.png)",
+        files=[StoredFile(name=name, sha256=each.sha256, bytes=each.bytes) for name, each in stored.items()],
+    )
+    commit(registry, "demo/report", [[report]])
+    html = visit(registry.root).get("/versions/demo/report@1").text
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    assert re.findall(r'<img [^>]*src="([^"]*)" alt="([^"]*)"', html) == [(url, "by &lt;size&gt;")]
+    for named in ("page.png", "big.png", "t.csv", "http://evil.example/p.png"):
+        assert re.search(rf'<span class="picture">picture: \w+ <code>{re.escape(named)}</code>', html), named
+
+
+def test_the_pictures_of_a_report_have_a_limit_together(registry: Registry) -> None:
+    stored = registry.store.put_bytes(b"\x89PNG\r\n\x1a\n" + bytes((4 << 20) - 8))
+    files = [{"name": f"{number}.PNG", "sha256": stored.sha256, "bytes": stored.bytes} for number in range(9)]
+    assert list(pictures_of(files, registry.store)) == [f"{number}.PNG" for number in range(8)]

@@ -100,7 +100,7 @@ def test_an_image_that_appears_later_is_read(registry: Registry, chat_server: Ch
     text = pipeline(chat_server, "on_error: skip")
     assert run_text(text, registry).state == "succeeded"
     assert ask(registry, "select reason from rejects where name = 'demo/rows'") == [
-        (f"data/rows.jsonl:2: image dog.png: there is no such file (in {Path('data').resolve()})",)
+        (f"data/rows.jsonl:2: image 'dog.png': there is no such file (in {Path('data').resolve()})",)
     ]
     image("dog.png", b"dog")
     assert run_text(text, registry).state == "succeeded"
@@ -116,23 +116,39 @@ def test_an_invalid_image_is_an_error_of_its_row(chat_server: ChatServer) -> Non
     folder = Path("data").resolve()
     outside = f"is outside {folder}; move it there, or name a folder that has all images with `image_folder`"
     given = {
-        "none.png": f"image none.png: there is no such file (in {folder})",
-        "b.txt": "image b.txt is not a PNG, JPEG, GIF or WebP file",
-        "big.png": "image big.png has 20,000,008 bytes; the limit is 20,000,000",
-        "ftp://x": "image ftp://x: give a file, an http(s) URL or a data URL",
-        ".": "image . is not a file",
-        "data:text/plain,x": "image data:text/plain,x: a data URL is data:image/png;base64,... (also jpeg, gif, webp)",
-        "../secret.png": f"image ../secret.png {outside}",
-        "link.png": f"image link.png {outside}",
-        str(Path("secret.png").resolve()): f"image {Path('secret.png').resolve()} {outside}",
+        "none.png": f"image 'none.png': there is no such file (in {folder})",
+        "b.txt": "image 'b.txt' is not a PNG, JPEG, GIF or WebP file",
+        "big.png": "image 'big.png' has 20,000,008 bytes; the limit is 20,000,000",
+        "ftp://x": "image 'ftp://x': give a file, an http(s) URL or a data URL",
+        ".": "image '.' is not a file",
+        "data:text/plain,x": "image 'data:text/plain,x': a data URL is data:image/png;base64,... (also jpeg, gif, webp)",
+        "../secret.png": f"image '../secret.png' {outside}",
+        "link.png": f"image 'link.png' {outside}",
+        str(Path("secret.png").resolve()): f"image '{Path('secret.png').resolve()}' {outside}",
         reference(
             b"cat"
-        ): f"picture: {reference(b'cat')} refers to an image of a registry; give the file, as `engine export` writes it",
+        ): f"picture: '{reference(b'cat')}' refers to an image of a registry; give the file, as `engine export` writes it",
     }
     write("cat.png", *given)
     found = " ".join(problems(pipeline(chat_server)))
     for place, (name, why) in enumerate(given.items(), 2):
         assert f"data/rows.jsonl:{place}: not a Rows: {why}" in found, name
+
+
+def test_missing_images_are_counted_and_the_first_are_shown(chat_server: ChatServer) -> None:
+    write("cat.png", *(f"photo {letter}.png" for letter in "abcdefghij"), "it's.txt")
+    image("cat.png", b"cat")
+    Path("data/it's.txt").write_text("no image")
+    missing = f"there is no such file (in {Path('data').resolve()}) "
+    more = "(7 more rows have an error like this, the last is data/rows.jsonl:11)"
+    *first, last = problems(pipeline(chat_server))
+    assert first == [
+        f"data/rows.jsonl:2: not a Rows: image 'photo a.png': {missing}",
+        f"data/rows.jsonl:3: not a Rows: image 'photo b.png': {missing}",
+        f"data/rows.jsonl:4 {more}: not a Rows: image 'photo c.png': {missing}",
+    ]
+    assert last.startswith('data/rows.jsonl:12: not a Rows: image "it\'s.txt" is not a PNG, JPEG, GIF or WebP file')
+    assert last.endswith("name the folder of the images with `image_folder`, or continue without these rows: `on_error: skip`")
 
 
 def test_images_have_a_folder_of_their_own(registry: Registry, chat_server: ChatServer) -> None:

@@ -125,7 +125,7 @@ def test_skipped_rows_are_kept_as_rejects(registry: Registry) -> None:
     ]
 
 
-def test_equal_errors_are_counted_on_one_line_and_twenty_lines_are_shown(registry: Registry) -> None:
+def test_equal_errors_are_counted_on_one_line_three_of_a_cause_and_twenty_in_all_are_shown(registry: Registry) -> None:
     Path("d.jsonl").write_bytes(lines(*[{"question": "x", "hint": "y"}] * 50))
     with pytest.raises(
         PipelineError, match=r"d\.jsonl:1 \(49 more rows have the same error, the last is d\.jsonl:50\)"
@@ -133,6 +133,12 @@ def test_equal_errors_are_counted_on_one_line_and_twenty_lines_are_shown(registr
         read(registry, path="d.jsonl")
     assert len(wrong.value.problems) == 1
     Path("d.jsonl").write_bytes(lines(*[{"question": [n], "answer": "1"} for n in range(50)]))
+    with pytest.raises(
+        PipelineError, match=r"d\.jsonl:3 \(47 more rows have an error like this, the last is d\.jsonl:50\)"
+    ) as wrong:
+        read(registry, path="d.jsonl")
+    assert len(wrong.value.problems) == 3
+    Path("d.jsonl").write_bytes(lines(*[{"question": "x", a + b: "y"} for a in "abcde" for b in "abcdefghij"]))
     with pytest.raises(PipelineError, match="and 30 more rows") as wrong:
         read(registry, path="d.jsonl")
     assert len(wrong.value.problems) == 21

@@ -258,6 +258,21 @@ def test_an_exception_of_the_operator_names_its_line_and_row() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+def test_a_row_that_is_changed_is_an_error_of_the_code_also_after_an_answer() -> None:
+    @operator
+    async def changing(question: Question, asked: ChatModel) -> AsyncIterator[Question]:
+        """Change the row."""
+        question.text = (await asked.chat("What?")).text  # type: ignore[misc]
+        yield question
+
+    why = (
+        r"test_run_operator.py:\d+: operator changing raised FrozenInstanceError on row 0 of 'question': "
+        r"a row of type Question cannot be changed; make a copy: `row.model_copy\(update={'text': ...}\)`"
+    )
+    with pytest.raises(OperatorError, match=why):
+        run_operator(changing, QUESTIONS[:1], models={"asked": ScriptedModel("This.")})
+
+
 def test_a_step_error_is_raised_unchanged() -> None:
     @operator
     def refuse(rows: Table[Question]) -> Iterator[Question]:

@@ -200,10 +200,10 @@ def test_files_are_read_by_the_dataset_alone(registry: Registry, chat_server: Ch
     assert result.state == "succeeded"
     found = reasons(registry)
     assert found[0] == (
-        "image a.png is not in the registry; name its field under `images:` of the dataset, so that files are read with the rows"
+        "image 'a.png' is not in the registry; name its field under `images:` of the dataset, so that files are read with the rows"
     )
-    assert found[1] == "image ftp://x: give a file, an http(s) URL or a data URL"
-    assert found[2].startswith("image data:text/plain,x: a data URL is data:image/png;base64")
+    assert found[1] == "image 'ftp://x': give a file, an http(s) URL or a data URL"
+    assert found[2].startswith("image 'data:text/plain,x': a data URL is data:image/png;base64")
     assert not any(str(each["messages"][0]["content"][0]["text"]) == "q" for each in chat_server.requests)
 
 

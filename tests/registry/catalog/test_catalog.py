@@ -168,6 +168,16 @@ def test_latest_moves_only_when_a_run_succeeds(registry: Registry) -> None:
             session.resolve("p/a")
 
 
+def test_a_latest_version_that_is_missing_is_an_error_that_names_it(registry: Registry) -> None:
+    run = registry.catalog.begin_run("p", {})
+    registry.catalog.commit([draft(registry, "p/a", "x", "1")], run, None)
+    registry.catalog.end_run(run, "succeeded", refs={"p/a": 2})
+    with registry.session() as session:
+        with pytest.raises(QueryError, match=r"'p/a' has no latest version, because p/a@2 is missing\. It has p/a@1\."):
+            session.resolve("p/a")
+        assert session.resolve("p/a@1") == ("p/a", 1)
+
+
 def test_trace_walks_to_the_seed_rows_and_upstream_to_the_seed_versions(registry: Registry) -> None:
     three_generations(registry)
     with registry.session() as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+from dataclasses import FrozenInstanceError
 from typing import Any, Literal
 
 import pytest
@@ -216,6 +217,18 @@ def test_numbers_become_text_for_text_fields_only() -> None:
     assert Row.model_validate({"text": 72, "number": 1}).text == "72"
     with pytest.raises(ValueError, match="number"):
         Row.model_validate({"text": "x", "number": "one"})
+
+
+def test_a_row_cannot_be_changed() -> None:
+    class Said(Record):
+        text: str
+
+    row = Said(text="a")
+    with pytest.raises(FrozenInstanceError, match=r"a row of type Said .* `row.model_copy\(update={'text': ...}\)`"):
+        row.text = "b"  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError, match="Said cannot be changed"):
+        del row.text
+    assert row == Said(text="a")
 
 
 def test_missing_and_mistyped_fields_are_named() -> None:

@@ -15,6 +15,7 @@ from registry import CorruptError, ObjectStore
 from registry.catalog import side_schemas
 from registry.query import side_tables
 from registry.storage.checked_json import read_checked_json, write_checked_json
+from registry.storage.encodings import repeating
 from registry.storage.files import LocalFiles
 
 LINEAGE = side_tables.with_columns(side_schemas.LINEAGE, (("child", pa.string()), ("child_version", pa.int32())))
@@ -149,6 +150,16 @@ def test_only_columns_that_repeat_have_a_dictionary(store: ObjectStore) -> None:
         "verdict",
     }
     assert store.read_table(stored.sha256) == table
+
+
+def test_columns_of_every_arrow_type_are_stored(store: ObjectStore) -> None:
+    scores = pa.array([[("a", 1)], None] * 2, pa.map_(pa.string(), pa.int64()))
+    pairs = pa.array([[1, 2]] * 4, pa.list_(pa.int64(), 2))
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16] * 4, pa.binary(16)))
+    table = pa.table({"scores": scores, "pairs": pairs, "deep": pa.StructArray.from_arrays([scores], ["scores"]), "ids": ids})
+    assert repeating(table) == ["ids"]
+    stored = store.read_table(store.put_table(table).sha256)
+    assert [stored[name].to_pylist() for name in table.column_names] == [table[name].to_pylist() for name in table.column_names]
 
 
 def test_storing_a_damaged_object_again_repairs_it(store: ObjectStore) -> None:

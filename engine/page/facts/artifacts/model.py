@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.page.facts.artifacts.measures import Measure, Measures, measures, with_intervals
+from engine.page.facts.datasets.pictures import pictures_of
 from engine.page.facts.excerpts import excerpt
 from engine.page.sessions import Reader
 from registry import Manifest
@@ -87,6 +88,7 @@ class ArtifactFacts:
         texts: its long fields.
         settings: its configuration as it was resolved.
         notes: files and facts that could not be read.
+        pictures: the data URLs of the pictures that the text of a report may name, by file name.
     """
 
     about: tuple[tuple[str, str], ...]
@@ -97,6 +99,7 @@ class ArtifactFacts:
     evaluations: tuple[Evaluation, ...]
     files: tuple[Stored, ...]
     notes: tuple[str, ...] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 def artifact_facts(reader: Reader, manifest: Manifest) -> ArtifactFacts:
@@ -120,6 +123,7 @@ def artifact_facts(reader: Reader, manifest: Manifest) -> ArtifactFacts:
         evaluations=tuple(_evaluations(reader, version)),
         files=tuple(Stored(str(each["name"]), int(each["bytes"])) for each in row.get("files") or ()),
         notes=tuple(notes),
+        pictures=pictures_of(row.get("files") or (), reader.registry.store) if manifest.kind == "report" else {},
     )
 
 

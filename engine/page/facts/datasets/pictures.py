@@ -1,10 +1,10 @@
-"""Images of the registry in values of rows and in prompts, as data URLs that a page can show."""
+"""Images of the registry in values of rows, in prompts and among the files of a report, as data URLs that a page can show."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.operator.images import ImageError, image_kind, referenced_image
@@ -13,6 +13,11 @@ from registry.errors import CorruptError
 
 _MOST_BYTES = 4 << 20
 """The most bytes of a picture in a page."""
+
+_MOST_OF_FILES = 32 << 20
+"""The most bytes of the pictures of a report together."""
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 
 _IN_PROMPT = re.compile(r"data:image/[a-z]+;base64,sha256:([0-9a-f]{64})")
 """What `llm_calls` has in place of a picture."""
@@ -27,15 +32,33 @@ def with_pictures(value: Any, store: ObjectStore) -> Any:
     return [with_pictures(each, store) for each in value] if isinstance(value, list | tuple) else value
 
 
+def pictures_of(files: Iterable[Mapping[str, Any]], store: ObjectStore) -> dict[str, str]:
+    """The data URLs of the files that are pictures, by name, as far as they are small enough and can be read.
+
+    Args:
+        files: the `files` of an artifact's row.
+    """
+    found = {}
+    left = _MOST_OF_FILES
+    for file in files:
+        name, size = str(file["name"]), int(file["bytes"])
+        if name.lower().endswith(_ENDINGS) and size <= min(left, _MOST_BYTES) and (url := _url(file["sha256"], name, store)):
+            found[name] = url
+            left -= size
+    return found
+
+
 def _picture(text: str, store: ObjectStore) -> str | None:
     sha256 = referenced_image(text)
     if sha256 is None and (found := _IN_PROMPT.fullmatch(text)):
         sha256 = found[1]
-    if sha256 is None:
-        return None
+    return _url(sha256, text, store) if sha256 else None
+
+
+def _url(sha256: str, name: str, store: ObjectStore) -> str | None:
     try:
         content = store.read_bytes(sha256)
-        kind = image_kind(content, text)
+        kind = image_kind(content, name)
     except (CorruptError, ImageError, OSError):
         return None
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}" if len(content) <= _MOST_BYTES else None

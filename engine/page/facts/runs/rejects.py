@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
 
-from engine.jobs.reject_causes import cause_of
+from engine.causes import cause_of
 from engine.page.facts.excerpts import one_line
 from engine.page.facts.runs.run import Part, RunFacts, StepFacts
 from engine.page.sessions import Reader
