@@ -80,7 +80,10 @@ def load(student: Student, settings: TrainingSettings) -> tuple[Any, Any]:
     from peft import PeftModel
 
     if settings.lora and settings.student_adapter == "continue":
-        return PeftModel.from_pretrained(model, student.adapter, is_trainable=True), None
+        model = PeftModel.from_pretrained(model, student.adapter, is_trainable=True)
+        # It has the pipeline's name for the full weights. PEFT takes it for a folder, or asks the hub, whenever it saves.
+        model.peft_config["default"].base_model_name_or_path = str(student.folder)
+        return model, None
     # The weights under an adapter are frozen, and stay so after merging.
     merged = PeftModel.from_pretrained(model, student.adapter).merge_and_unload().requires_grad_(True)
     return merged, _peft(settings.lora) if settings.lora else None

@@ -153,6 +153,14 @@ def test_an_adapter_can_be_trained_further(adapter: Path, tiny_model: Path, tmp_
     assert logged(done)[0] < logged(fresh)[0]
 
 
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_training_an_adapter_further_gives_no_notes(kind: str, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    done = training(kind, tiny_model, tmp_path / "further", adapter)
+    launch(done, quietly, {})
+    assert json.loads(done.history.read_text())["notes"] == []
+    assert json.loads((done.model / "adapter_config.json").read_text())["base_model_name_or_path"] == done.student.name
+
+
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_a_merged_adapter_gives_full_weights_with_the_same_answers(
     lora: Any, adapter: Path, tiny_model: Path, tmp_path: Path
