@@ -14,8 +14,8 @@ from registry.errors import CorruptError
 _MOST_BYTES = 4 << 20
 """The most bytes of a picture in a page."""
 
-_MOST_OF_FILES = 32 << 20
-"""The most bytes of the pictures of a report together."""
+_MOST_OF_FILES = 48 << 20
+"""The most characters of the data URLs of a report's pictures together: 36 MiB of files."""
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 
@@ -38,13 +38,17 @@ def pictures_of(files: Iterable[Mapping[str, Any]], store: ObjectStore) -> dict[
     Args:
         files: the `files` of an artifact's row.
     """
-    found = {}
+    found: dict[str, str] = {}
     left = _MOST_OF_FILES
     for file in files:
-        name, size = str(file["name"]), int(file["bytes"])
-        if name.lower().endswith(_ENDINGS) and size <= min(left, _MOST_BYTES) and (url := _url(file["sha256"], name, store)):
-            found[name] = url
-            left -= size
+        name = str(file["name"])
+        if name.lower().endswith(_ENDINGS) and int(file["bytes"]) <= _MOST_BYTES:
+            url = _url(file["sha256"], name, store) or ""
+            left -= len(url)
+            if left < 0:
+                break
+            if url:
+                found[name] = url
     return found
 
 
