@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+import operators
+from engine.fingerprint.code import code_of
 from engine.fingerprint.project_files import LARGE
 from engine.fingerprint.reachable_code import UnstableCodeError, fingerprint
+from engine.packages.catalogue import catalogue
 
 OPS = '''\
 """Operators of a scratch package."""
@@ -464,3 +467,10 @@ def test_a_python_file_that_a_constant_names_counts_by_its_code_where_it_is_reac
     before = document()
     edit(scratch, "deep.py", "FACTOR = 3", "FACTOR = 3  # a comment")
     assert document() == before
+
+
+def test_no_fingerprint_of_a_shipped_operator_says_where_it_is_installed() -> None:
+    here = str(Path(operators.__file__).parents[1])
+    found = {name: code_of(name) for name in catalogue().operators}
+    assert [name for name, each in found.items() if any(here in text for text in each.code.values())] == []
+    assert [file.name for file in found["train_sft"].files] == ["config_fields.json"]
