@@ -23,7 +23,7 @@ from engine.cli.commands import gc as gc_commands
 from engine.cli.commands.shared import Options, say
 from engine.cli.invocation import propose
 from engine.cli.opening import DEFAULT_REGISTRY
-from engine.errors import EngineError, PipelineError
+from engine.errors import EngineError, PipelineError, message_of
 from engine.printable import harmless
 from registry.errors import is_interruption
 
@@ -175,7 +175,7 @@ def _explain(error: Exception) -> int:
         say(f"error: {error}")
         return 1
     if isinstance(error, OSError):
-        say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        say(f"error: {message_of(error)}")
         return 1
     say(f"error: {type(error).__name__}: {error}")
     say("(this is a bug in the engine or in an operator; --debug shows where)")
