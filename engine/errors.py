@@ -51,6 +51,13 @@ class StepError(EngineError):
     """A step failed while it ran; finished work is kept."""
 
 
+def message_of(error: Exception) -> str:
+    """An error's text for users. Python's own text of an OSError has its number and quotes."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error)
+
+
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", *, similarity: float = 0.6) -> str:
     """A hint for a misspelled word: the closest known word, else `otherwise`, else all known words if there are few.
 

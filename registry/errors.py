@@ -73,3 +73,8 @@ class IncompatibleError(InvalidRequestError):
 
 class UnsupportedTypeError(InvalidRequestError):
     """A field of a record has a type that cannot be stored."""
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether an error is a Ctrl-C that came while DuckDB ran a query: it then raises this instead of KeyboardInterrupt."""
+    return type(error) is RuntimeError and str(error) == "Query interrupted"

@@ -1,5 +1,6 @@
 """The command line."""
 
+import sys
 from typing import NoReturn
 
 __all__ = ["main"]
@@ -7,6 +8,10 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """The entry point. The command parser is imported here, because other code uses this package without it."""
-    from engine.cli.app import main
+    try:
+        from engine.cli.app import main
+    except KeyboardInterrupt:
+        print("interrupted; nothing was changed", file=sys.stderr)
+        sys.exit(130)
 
     main()

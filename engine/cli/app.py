@@ -13,20 +13,34 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from engine.cli.commands import compare, diff, export, fsck, lineage, operators, pipelines, preview, queries, reviews, ui
 from engine.cli.commands import gc as gc_commands
 from engine.cli.commands.shared import Options, say
 from engine.cli.invocation import propose
 from engine.cli.opening import DEFAULT_REGISTRY
-from engine.errors import EngineError, PipelineError
+from engine.errors import EngineError, PipelineError, message_of
 from engine.printable import harmless
+from registry.errors import is_interruption
+
+
+class _Commands(TyperGroup):
+    """Typer itself would end an interrupted command without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
 
 app = typer.Typer(
     name="engine",
+    cls=_Commands,
     help="Run YAML pipelines that make LLM post-training data, and query the results and their lineage with SQL.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -48,8 +62,7 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted; finished work is kept")
-        code = 130
+        code = _interrupted()
     except typer.Exit as stop:
         code = stop.exit_code
     except BrokenPipeError:
@@ -59,7 +72,7 @@ def main() -> NoReturn:
     except Exception as error:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
-        code = _explain(error)
+        code = _interrupted() if is_interruption(error) else _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -162,7 +175,7 @@ def _explain(error: Exception) -> int:
         say(f"error: {error}")
         return 1
     if isinstance(error, OSError):
-        say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        say(f"error: {message_of(error)}")
         return 1
     say(f"error: {type(error).__name__}: {error}")
     say("(this is a bug in the engine or in an operator; --debug shows where)")
@@ -178,6 +191,11 @@ def _usage_advice(error: Exception) -> str:
     if option in ("--registry", "--debug"):
         return f"{option} goes before the command: engine {option} ... {command} ..."
     return f"engine {command} --help lists its arguments and options"
+
+
+def _interrupted() -> int:
+    say("interrupted; finished work is kept")
+    return 130
 
 
 def _interrupt(*_: object) -> None:

@@ -89,6 +89,7 @@ def forget_heartbeats(folder: Path, owner: str) -> None:
     """Remove the files of a step that has ended, and those that crashed runs have left."""
     crashed = time.time() - _CRASHED_SECONDS
     for file in (*folder.glob("*.heartbeat"), *folder.glob("*.heartbeat.tmp")):
-        with contextlib.suppress(FileNotFoundError):  # its worker has just renamed it
+        # Its worker may have just renamed it. In a folder that cannot be written, it is left for a later run.
+        with contextlib.suppress(OSError):
             if file.name.startswith(f"{owner}.") or file.stat().st_mtime < crashed:
                 file.unlink()

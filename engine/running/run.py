@@ -56,7 +56,6 @@ def run(
     use_local_modules(pipeline.modules)
     began = dt.datetime.now(dt.UTC)
     chosen = needed(pipeline, select)
-    moves = move_latest or _moves_latest(pipeline, registry)
     known = known_versions(pipeline, registry)
     source_plans = [plan_source(pipeline, each, registry, known) for name, each in pipeline.sources.items() if name in chosen]
     source: dict[str, Any] = {"file": pipeline.file.name, "params": dict(pipeline.spec.params)}
@@ -77,7 +76,7 @@ def run(
         shared=shared_models(steps),
         known=known,
     )
-    ended, error, trace = "failed", None, ""
+    ended, error, trace, moves = "failed", None, "", False
     tasks: dict[str, StepTask] = {}
     try:
         tasks = {step.name: StepTask(state, step.name, force=step.name in force) for step in steps}
@@ -85,6 +84,8 @@ def run(
         if failures:
             error, trace = "\n".join(map(str, failures)), failures[0].trace
         else:
+            # Not asked before: another run may have moved `latest` meanwhile.
+            moves = move_latest or _moves_latest(pipeline, registry)
             ended = "waiting" if any(task.waits for task in tasks.values()) else "succeeded"
     except KeyboardInterrupt:
         failed = [str(task.failure) for task in tasks.values() if task.failure]

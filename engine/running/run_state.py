@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from engine.errors import message_of
 from engine.execution.executor import Executor
 from engine.jobs.partitions import Size
 from engine.model_servers.servers import Servers
@@ -18,7 +19,7 @@ from engine.planning.reviews import StepReview
 from engine.planning.sources import KnownVersions
 from engine.running.claims import Claims
 from engine.running.result import Observer, StepResult
-from registry import Draft, Hit, Manifest, Registry, StepRun
+from registry import Draft, Hit, Manifest, Registry, RegistryError, StepRun
 from registry.storage.valid_text import repaired
 
 if TYPE_CHECKING:
@@ -100,6 +101,14 @@ class RunState:
         """Commit the outputs and the record of a step, after the hits before it."""
         self.record_hits()
         return self.registry.catalog.commit(drafts, self.run_id, record)
+
+    def record(self, record: StepRun) -> str:
+        """Record a step that ends without outputs; returns why that failed, if it did: the step has to end all the same."""
+        try:
+            self.commit([], record)
+        except (RegistryError, OSError) as error:
+            return message_of(error)
+        return ""
 
     @cached_property
     def needs(self) -> Needs:

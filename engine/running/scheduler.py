@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from engine.errors import EngineError
+from engine.errors import EngineError, message_of
 from engine.jobs.live import forget_live, write_live
 from engine.planning.inputs import barriers, link_key
 from engine.running.interrupt import Interruption
@@ -83,7 +83,7 @@ class Scheduler:
         try:
             self._run.record_hits()
         except (EngineError, RegistryError, OSError) as error:
-            self._failures.append(FailedStepError(first, str(error)))
+            self._failures.append(FailedStepError(first, message_of(error)))
             self._fail(self._tasks[first], self._failures[-1])
 
     @property
@@ -97,7 +97,7 @@ class Scheduler:
         except FailedStepError as failure:
             self._fail(task, failure)
         except (EngineError, RegistryError, OSError) as error:
-            self._fail(task, FailedStepError(task.name, str(error)))
+            self._fail(task, FailedStepError(task.name, message_of(error)))
         return True
 
     def _step(self, task: StepTask) -> bool:
@@ -159,7 +159,7 @@ class Scheduler:
         except FailedStepError as failure:
             self._fail(task, failure)
         except (EngineError, RegistryError, OSError) as error:
-            self._fail(task, FailedStepError(task.name, str(error)))
+            self._fail(task, FailedStepError(task.name, message_of(error)))
 
     def _fail(self, task: StepTask, failure: FailedStepError) -> None:
         task.fail(failure)

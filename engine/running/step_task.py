@@ -335,7 +335,8 @@ class StepTask:
             except (RegistryError, OSError):
                 pass  # its rejects cannot be read; the failure stays as it is
         record = self._record("failed" if self.failure else "stopped")
-        self.run.commit([], record)
+        if trouble := self.run.record(record):
+            self.failure = self.failure or FailedStepError(self.name, trouble)
         self._end(record, (), self._reporter.rejects)
         return self.failure
 

@@ -63,7 +63,7 @@ class Catalog(DerivedTables):
 
         Args:
             drafts: the outputs of the step.
-            step: the record of the step; None for sources.
+            step: the record of the step; None for sources. Without outputs, it is not recorded a second time.
 
         Raises:
             CorruptError: objects of a draft are missing. Nothing was changed.
@@ -90,7 +90,9 @@ class Catalog(DerivedTables):
                 made[draft.version_id] = Manifest(**draft.model_dump(), version=number, run_id=run_id, created_at=_now())
             manifests = [made[draft.version_id] for draft in drafts]
             changed = {draft.version_id: made[draft.version_id] for draft in fresh}
-            events = self._step_events(run_id, [step] if step else [])
+            # A run that is interrupted during a commit records the step again, as one that made nothing.
+            is_new = step is not None and (bool(drafts) or not self._is_recorded(run_id, step))
+            events = self._step_events(run_id, [step] if step and is_new else [])
             lines = [sealed(event, manifests) for event in events]
             if events or changed:
                 with self._adding([*changed.values()], events, replaced=[each for each in changed if each in earlier]):
@@ -225,6 +227,11 @@ class Catalog(DerivedTables):
         with self._adding(events=events):
             for run_id, line in lines.items():
                 self.runs.append(run_id, line)
+
+    def _is_recorded(self, run_id: str, step: StepRun) -> bool:
+        # The step is compared here: its name may be text that DuckDB does not take.
+        recorded = self._query("select step, variant from step_runs where run_id = ?", [run_id])
+        return (step.step, step.variant) in recorded
 
     def _step_events(self, run_id: str, steps: Sequence[StepRun]) -> list[Event]:
         if not steps:

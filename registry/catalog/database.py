@@ -21,7 +21,7 @@ import duckdb
 
 from registry.catalog.rows import TABLES, TableRows, insert
 from registry.catalog.sql_files import sql
-from registry.errors import DamagedError, StaleError
+from registry.errors import DamagedError, StaleError, is_interruption
 from registry.storage import fault_points, plain_files
 from registry.storage.files import fsync_folder
 from registry.storage.lock import wait_for
@@ -118,6 +118,10 @@ class Database:
             except duckdb.Error:
                 # The file contains what was committed. If it is damaged, the next process that opens it notices.
                 self._drop()
+            except RuntimeError as error:
+                self._drop()
+                _raise_interruption(error)
+                raise
 
     def make(self, rows: TableRows) -> None:
         """Create the file with these rows, replacing the old one."""
@@ -231,6 +235,15 @@ def _explained(file: Path) -> Iterator[None]:
         if _NEWER in text:
             raise StaleError("another version of DuckDB wrote it") from error
         raise DamagedError(text.partition("\n")[0]) from error
+    except RuntimeError as error:
+        _raise_interruption(error)
+        raise
+
+
+def _raise_interruption(error: RuntimeError) -> None:
+    """Raise KeyboardInterrupt if that is what DuckDB made this error from."""
+    if is_interruption(error):
+        raise KeyboardInterrupt from error
 
 
 def in_memory(rows: TableRows) -> duckdb.DuckDBPyConnection:

@@ -111,10 +111,9 @@ def test_a_run_that_cannot_record_them_fails(registry: Registry, monkeypatch: py
     run_text(THREE, registry)
 
     def full(run_id: str, hits: Sequence[Hit]) -> Any:
-        raise OSError(errno.ENOSPC, "no space left")
+        raise OSError(errno.ENOSPC, "no space left: free some", "/reg")
 
     monkeypatch.setattr(registry.catalog, "record_hits", full)
     failed = run_text(THREE, registry)
     assert failed.state == "failed"
-    assert failed.error is not None
-    assert "no space left" in failed.error
+    assert failed.error == "step 'a' failed: no space left: free some: /reg"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+import engine.running.run as running
 from registry import Registry
 from tests.engine.run_pipelines import ask, run_text, words
 
@@ -59,6 +61,19 @@ def test_the_first_run_and_runs_with_the_same_parameters_move_latest(registry: R
     assert not run(registry, "limit=1")
     assert run(registry)
     assert not run(registry, "limit=2")
+
+
+def test_a_trial_does_not_move_what_another_run_moved_meanwhile(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_steps = running.run_steps
+
+    def beside_another_run(*given: Any) -> Any:
+        monkeypatch.setattr(running, "run_steps", run_steps)
+        assert run(registry)
+        return run_steps(*given)
+
+    monkeypatch.setattr(running, "run_steps", beside_another_run)
+    assert not run(registry, "limit=1")
+    assert latest(registry) == 3
 
 
 def test_a_runs_parameters_and_a_versions_files_can_be_queried(registry: Registry) -> None:

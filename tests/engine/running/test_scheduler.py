@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import threading
@@ -148,6 +149,25 @@ def test_a_failure_stops_what_depends_on_it_and_keeps_the_rest(registry: Registr
     again = run_text(pipeline(steps), registry, cluster=Scripted(lambda count: 0))
     assert again.state == "succeeded"
     assert outcomes(again)["bad"] == outcomes(again)["after"] == outcomes(again)["other"] == "resumed"
+
+
+def test_steps_whose_end_cannot_be_recorded_end_all_the_same(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry becomes read-only in the middle of a run."""
+    words(*["fine"] * 3, "boom", *[f"x{number}" for number in range(20)])
+    commit = registry.catalog.commit
+
+    def read_only(drafts: Any, run_id: str, step: Any) -> Any:
+        if step is None:
+            return commit(drafts, run_id, step)
+        raise OSError(errno.EROFS, "Read-only file system", "/reg")
+
+    monkeypatch.setattr(registry.catalog, "commit", read_only)
+    steps = "bad: {op: broken, in: words}, other: {op: shout, in: words}"
+    result = run_text(pipeline(steps), registry, cluster=Preferring("bad", "other"))
+    assert outcomes(result) == {"bad": "failed", "other": "stopped"}
+    assert result.error is not None
+    assert "on row 3 of 'word'" in result.error
+    assert "step 'other' failed: Read-only file system: /reg" in result.error
 
 
 def test_several_failures_are_all_reported(registry: Registry) -> None:

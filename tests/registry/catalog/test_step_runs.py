@@ -82,3 +82,12 @@ def test_a_time_out_of_range_is_refused(field: str) -> None:
     latest = dt.datetime.max.replace(tzinfo=dt.timezone(dt.timedelta(hours=-1)))
     with pytest.raises(ValueError, match="a time out of range"):
         StepRun.model_validate({"step": "s", "op": "o", "outcome": "ran", field: latest})
+
+
+def test_a_step_is_recorded_once_even_if_its_run_was_interrupted_when_it_had_been_recorded(registry: Registry) -> None:
+    recorded(registry, JUDGE, JUDGE.model_copy(update={"calls": 4}), JUDGE.model_copy(update={"variant": "lr=1"}))
+    with registry.session() as session:
+        assert session.ask("select step, variant, calls from step_runs order by variant").rows == [
+            ("judge", "", 3),
+            ("judge", "lr=1", 3),
+        ]
