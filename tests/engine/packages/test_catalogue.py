@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engine.fingerprint.code import _code_of, code_of_source
+from engine.fingerprint.code import _code_of, _code_of_function
 from engine.packages.catalogue import AmbiguousNameError, BrokenModuleError, Catalogue, _catalogue, catalogue, full_name
 from engine.packages.definitions import _installed, definitions, packages
 from registry import Registry
@@ -234,7 +234,7 @@ def test_an_unrelated_package_changes_no_step_key(site: Path, workdir: Path) -> 
 
 
 def test_a_run_uses_the_operator_that_the_full_name_means(site: Path, registry: Registry, in_process: None) -> None:
-    caches = (_installed, _catalogue, _code_of, code_of_source)
+    caches = (_installed, _catalogue, _code_of, _code_of_function)
     package(site, "scratch_a")
     package(site, "scratch_b", code="note.text + '!'")
     for cached in caches:
