@@ -13,11 +13,11 @@ from contextlib import chdir, contextmanager, nullcontext
 
 from engine.errors import EngineError
 from engine.execution.capacity import Capacity
-from engine.execution.executor import Result, Server, WorkerRequest
+from engine.execution.executor import Death, Result, Server, WorkerRequest
 from engine.execution.pool import Pool
 from engine.execution.ray_environment import Home, check_cluster, loopback_only, temporary_folder
 from engine.jobs.messages import Job, Partition
-from engine.library_noise import quiet_ray
+from engine.library_noise import quiet_ray, silent_ray
 from engine.llm.types.model_spec import Address
 from engine.pipeline.served_models import named_cluster
 from engine.serving.launch import Launch
@@ -64,7 +64,7 @@ class Cluster:
                 # `operators` would shadow the installed one. So it starts in an empty folder.
                 self._folder = tempfile.TemporaryDirectory(prefix="engine-ray-", ignore_cleanup_errors=True)
                 home = Home(os.getcwd(), tuple(sys.path))
-                with chdir(self._folder.name), _quiet_stderr():
+                with chdir(self._folder.name), _quiet_stderr(), silent_ray():
                     self._attach(named) if named else self._start_private(home)
             except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
                 where = f"the Ray cluster at {named}" if named else "Ray on this machine"
@@ -152,6 +152,10 @@ class Cluster:
     def lacks_room(self) -> bool:
         """See Executor."""
         return self._pool is not None and self._pool.lacks_room
+
+    def deaths(self) -> Sequence[Death]:
+        """See Executor."""
+        return self._pool.deaths() if self._pool else ()
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
         """See Executor."""

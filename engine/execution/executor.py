@@ -36,6 +36,18 @@ class Result(NamedTuple):
     result: Receipt | Failure
 
 
+class Death(NamedTuple):
+    """The death of a worker process.
+
+    Args:
+        steps: the steps whose partitions it was running; they run again.
+        out_of_memory: whether it was killed because its machine had no memory left.
+    """
+
+    steps: tuple[str, ...]
+    out_of_memory: bool
+
+
 class Server(Protocol):
     """A server of a model that an executor has started. No method waits.
 
@@ -124,6 +136,9 @@ class Executor(Protocol):
     @property
     def lacks_room(self) -> bool:
         """Whether, since the last call, partitions waited because there was no room for a worker."""
+
+    def deaths(self) -> Sequence[Death]:
+        """The deaths of worker processes since the last call whose partitions run again."""
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
         """Tell all present and future workers where the servers of a model answer now."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from engine.execution.executor import Result, Server, WorkerRequest
+from engine.execution.executor import Death, Result, Server, WorkerRequest
 from engine.execution.server_room import check_programs
 from engine.jobs.messages import Job, Partition
 from engine.llm.types.model_spec import Address
@@ -136,6 +136,10 @@ class InProcess:
     def lacks_room(self) -> bool:
         """See Executor. Everything fits."""
         return False
+
+    def deaths(self) -> Sequence[Death]:
+        """See Executor. Its only process is this one."""
+        return ()
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
         """See Executor."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.execution.capacity import Amount, Capacity
 from engine.execution.deaths import Deaths, explain
-from engine.execution.executor import Result, Server, WorkerRequest
+from engine.execution.executor import Death, Result, Server, WorkerRequest
 from engine.execution.jobs import MOST_CONCURRENT, in_flight
 from engine.execution.processes import PoolStep, Process, Shape
 from engine.execution.ray_actors import RayHost, actor_class, kill, start_service
@@ -59,6 +59,7 @@ class Pool:
         self._numbers = itertools.count(1)
         self._failed_starts = 0
         self._deaths = Deaths()
+        self._unreported: list[Death] = []
         self._processes: list[Process] = []
         self._steps: dict[str, PoolStep] = {}
         self._results: deque[Result] = deque()
@@ -173,6 +174,11 @@ class Pool:
         """See Executor."""
         lacks, self._lacks_room = self._lacks_room, False
         return lacks
+
+    def deaths(self) -> Sequence[Death]:
+        """See Executor."""
+        deaths, self._unreported = self._unreported, []
+        return deaths
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
         """See Executor."""
@@ -306,6 +312,7 @@ class Pool:
                 for name in [name for name, step in self._steps.items() if step.shape == process.shape]:
                     self._give_up(name, f"a worker could not be started: {_last_line(error)}")
             return
+        again: dict[str, None] = {}
         for name, part in reversed([*process.parts()]):
             self._deaths.add(name, part)
             step = self._steps.get(name)
@@ -317,6 +324,9 @@ class Pool:
                 self._results.append(Result(name, Failure(digest=part.digest, message=explain(part))))
             else:
                 step.waiting.appendleft(part)
+                again[name] = None
+        if again:
+            self._unreported.append(Death(tuple(sorted(again)), "OUT_OF_MEMORY" in str(error)))
 
     def _give_up(self, name: str, message: str) -> None:
         """Fail the waiting partitions of a step, because no process can run them. Running partitions continue."""

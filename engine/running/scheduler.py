@@ -148,6 +148,11 @@ class Scheduler:
             return
         asked = time.monotonic()
         found = self._run.executor.next(seconds)
+        for death in self._run.executor.deaths():
+            why = " because the machine was out of memory" if death.out_of_memory else ""
+            self._run.observer.message(
+                f"{', '.join(death.steps)}: a worker process died{why}. Another one takes over its unfinished rows"
+            )
         if found is None:
             if not any(task.is_running for task in self._open):
                 # The remaining partitions are claimed by another run, or wait for resources.

@@ -32,15 +32,16 @@ def run_text(
     matrix: list[str] | None = None,
     retry_rejects: bool = False,
     cluster: Executor | None = None,
+    console: Console | None = None,
 ) -> RunResult:
-    """Run a pipeline given as YAML."""
+    """Run a pipeline given as YAML; `console` gets its progress."""
     Path("p.yaml").write_text(dedent(text))
     if registry.exists:
         with registry.look_ups() as look_ups:
             pipeline = check(Path("p.yaml"), settings, look_ups, matrix=matrix)
     else:
         pipeline = check(Path("p.yaml"), settings, matrix=matrix)
-    observer = PlainProgress(Console(quiet=True))
+    observer = PlainProgress(console or Console(quiet=True))
     return run(
         pipeline,
         registry,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import threading
 import time
 from functools import partial
 from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
 from engine.execution import pool
 from engine.execution.capacity import Amount, Capacity
@@ -113,6 +116,24 @@ def test_only_the_partition_that_ends_its_process_fails(registry: Registry) -> N
     assert result.error
     assert "a worker process died 3 times at rows 0 to 0" in result.error
     assert "beside" not in result.error
+
+
+def test_a_death_is_reported_in_one_line(registry: Registry) -> None:
+    words("die")
+    shown = io.StringIO()
+    run_text(
+        "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, "
+        "steps: {d: {op: dies, in: words, resources: {workers: 1}}}}",
+        registry,
+        console=Console(file=shown),
+    )
+    # The third death is the step's error.
+    line = "d: a worker process died. Another one takes over its unfinished rows"
+    assert [each for each in shown.getvalue().splitlines() if "process died" in each] == [line, line]
+
+
+def test_ray_does_not_print_its_own_messages() -> None:
+    assert "ray_listen_error_messages" not in [thread.name for thread in threading.enumerate()]
 
 
 class Watched(Cluster):

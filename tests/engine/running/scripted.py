@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from engine.execution.executor import Result, Server, WorkerRequest
+from engine.execution.executor import Death, Result, Server, WorkerRequest
 from engine.jobs.messages import Failure, Job, Partition
 from engine.llm.types.model_spec import Address
 from engine.serving.launch import Launch
@@ -30,6 +30,10 @@ class NoServers:
     def start_servers(self, servers: Sequence[Launch], request: WorkerRequest | None) -> list[Server] | None:
         """Fail."""
         raise NotImplementedError
+
+    def deaths(self) -> Sequence[Death]:
+        """No process dies."""
+        return ()
 
     def serve(self, model: str, addresses: Sequence[Address]) -> None:
         """Fail."""
