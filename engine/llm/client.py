@@ -339,7 +339,7 @@ class ModelClient:
         if self._batch:  # the server accepted the batch: a failed line says nothing about the endpoint
             return CallOutcome("failed", accounted=not error.billed)
         if error.throttled:
-            return CallOutcome("throttled", retry_after=error.retry_after)
+            return CallOutcome("throttled", retry_after=error.retry_after, why=str(error))
         self._failing.add(key)
         # If one request keeps failing, the request is at fault. If all do after earlier answers, the endpoint is.
         error.down = error.down or (self._answered > 0 and len(self._failing) >= SUSPECTS)

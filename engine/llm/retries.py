@@ -19,8 +19,8 @@ _MOST_RETRY_AFTER = 600.0
 class RetryPolicy:
     """Gives up on a request after `retries` further attempts.
 
-    A 429 does not count as an attempt while other requests succeed: the server is busy, not broken. Nor does trouble with
-    the endpoint while no request succeeds, for as long as an outage may last: see Outage.
+    A 429 does not count as an attempt while other requests succeed: the server is busy, not broken. Nor does a 429, or trouble
+    with the endpoint, while no request succeeds, for as long as an outage may last: see Outage and Refusal.
 
     Args:
         spec: the model.
@@ -48,11 +48,13 @@ class RetryPolicy:
         self._since = now if self._since is None or progress else self._since
         if error.unreachable:
             return True  # the gate gives up, for all requests
+        patience = self._spec.limits.patience
         if error.down:
-            patience = self._spec.limits.patience
             unset = PATIENCE_SECONDS if self._answered else 0.0
             return not progress and now - self._since < (unset if patience is None else patience)
-        return error.adapted or (error.throttled and progress)
+        if error.throttled:
+            return progress or now - self._since < (PATIENCE_SECONDS if patience is None else patience)
+        return error.adapted
 
 
 def seconds_to_wait(error: TransientError, attempts: int) -> float:

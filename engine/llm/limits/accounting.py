@@ -20,7 +20,8 @@ class CallOutcome:
         accounted: `cost` is all that the server bills. Otherwise the request counts with the maximum of its estimate and
             `cost`.
         retry_after: seconds that the server asks to wait, with `throttled` or `down`.
-        down: the endpoint is in trouble, as `why` says; `unreachable`: nothing listens at the address. See Outage.
+        down: the endpoint is in trouble; `unreachable`: nothing listens at the address. See Outage.
+        why: what happened, for the user, with `throttled` or `down`.
     """
 
     kind: Literal["answered", "throttled", "refused", "failed", "unsent"]

@@ -19,7 +19,7 @@ from engine.llm.limits.adaptive_window import START_SECONDS, Window
 from engine.llm.limits.budget import Budget
 from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.machine_share import RECOUNT_SECONDS, MachineShare, machine_share
-from engine.llm.limits.outage import Outage
+from engine.llm.limits.outage import Outage, Refusal
 from engine.llm.types.errors import BudgetError, EndpointError, ModelError
 from engine.llm.types.model_spec import ModelSpec
 
@@ -126,6 +126,7 @@ class Governor:
         self.spec = spec
         self.budget = Budget(spec, Spent(usd=spent_usd, calls=calls))
         self._outage = Outage(limits.patience, spec.retries, calls > 0, clock)
+        self._refusal = Refusal(limits.patience, clock)
         self.window = Window(spec.most_in_flight, clock, gently=spec.remote and spec.mode == "chat")
         self._share = share
         self._holders = 1
@@ -198,7 +199,12 @@ class Governor:
         return self.budget.spent_usd
 
     def _watch_outage(self, sent: _InFlight, outcome: CallOutcome) -> None:
-        """Track whether the endpoint is down."""
+        """Track whether the endpoint is down, or accepts nothing."""
+        if outcome.kind == "throttled" and not self._in_flight:
+            if reason := self._refusal.throttled(sent.estimate.key, outcome.why):
+                self.stop(EndpointError(reason))
+        elif outcome.kind in ("answered", "refused"):
+            self._refusal.end()
         if outcome.down or (sent.probe and outcome.kind == "failed"):
             self._outage.failed(
                 sent.estimate.key, outcome.why, outcome.retry_after, unreachable=outcome.unreachable, probe=sent.probe

@@ -1,4 +1,4 @@
-"""An endpoint that is down: one request checks whether it is back while all others wait, with one time limit for all."""
+"""An endpoint that is down or accepts nothing: one request checks whether it is back, with one time limit for all."""
 
 from __future__ import annotations
 
@@ -92,4 +92,46 @@ class Outage:
         return (
             f"the endpoint was down for {patience:g} s; last error: {self._why}. Answers so far are kept: run again when it "
             "is up, or raise limits.patience (seconds)"
+        )
+
+
+class Refusal:
+    """How long an endpoint has accepted no request at all, but answers 429.
+
+    One request that is refused again and again says nothing about the others: it may be larger than the server's limit.
+
+    Args:
+        patience: seconds that this may last, if the user set it.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, patience: float | None, clock: Callable[[], float]) -> None:
+        self._patience = PATIENCE_SECONDS if patience is None else patience
+        self._clock = clock
+        self._suspects: set[str] = set()
+        self._since: float | None = None
+
+    def end(self) -> None:
+        """Record any other response."""
+        self._since = None
+        self._suspects.clear()
+
+    def throttled(self, key: str, why: str) -> str:
+        """Record a 429 while no other request was in flight.
+
+        Args:
+            key: the key of the request.
+            why: what the server answered, for the user.
+
+        Returns:
+            why no more requests are sent, for the user; empty while there is patience left.
+        """
+        now = self._clock()
+        self._suspects.add(key)
+        self._since = now if self._since is None else self._since
+        if len(self._suspects) < SUSPECTS or now - self._since < self._patience:
+            return ""
+        return (
+            f"the endpoint has accepted no request for {now - self._since:.0f} s; last error: {why}. Answers so far are kept: "
+            "run again when its limits allow it, or raise limits.patience (seconds)"
         )

@@ -66,8 +66,8 @@ class Limits(Spec):
             fewer while the server answers 429.
         requests_per_minute: requests started per minute.
         tokens_per_minute: prompt and completion tokens per minute.
-        patience: seconds that the endpoint may be down before the step gives up; 150 by default. An endpoint that has
-            never answered gets `retries` further attempts, unless this is set.
+        patience: seconds that the endpoint may be down, or answer nothing but 429, before the step gives up; 150 by default.
+            An endpoint that is down and has never answered gets `retries` further attempts, unless this is set.
     """
 
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64

@@ -13,7 +13,7 @@ from engine.llm.limits import outage
 from engine.llm.limits.accounting import CallOutcome
 from engine.llm.limits.estimates import Estimate
 from engine.llm.limits.governor import Governor
-from engine.llm.limits.outage import PATIENCE_SECONDS, Outage
+from engine.llm.limits.outage import PATIENCE_SECONDS, Outage, Refusal
 from engine.llm.types.errors import EndpointError, RequestError
 from engine.llm.types.model_spec import ModelSpec
 from tests.chat_server import ChatServer, error
@@ -100,6 +100,59 @@ def test_one_failing_request_is_not_an_outage(clock: Clock) -> None:
     assert state.wait() == 60.0
     state.alive(answered=True)
     assert not state.down
+
+
+@pytest.mark.parametrize(("patience", "seconds"), [(None, 150), (20, 20)])
+def test_an_endpoint_that_accepts_nothing_is_given_up(clock: Clock, patience: float | None, seconds: int) -> None:
+    state = Refusal(patience, clock)
+    for key in "abc":
+        assert state.throttled(key, "429: busy") == ""
+    clock.now += seconds - 1
+    assert state.throttled("a", "429: busy") == ""
+    clock.now += 1
+    assert state.throttled("a", "429: busy") == (
+        f"the endpoint has accepted no request for {seconds} s; last error: 429: busy. Answers so far are kept: run again when "
+        "its limits allow it, or raise limits.patience (seconds)"
+    )
+
+
+def test_an_answer_renews_the_patience_with_an_endpoint_that_accepts_nothing(clock: Clock) -> None:
+    state = Refusal(20, clock)
+    for key in "abc":
+        state.throttled(key, "429: busy")
+    clock.now += 19
+    state.end()
+    for key in "abc":
+        assert state.throttled(key, "429: busy") == ""
+    clock.now += 19
+    assert state.throttled("a", "429: busy") == ""
+
+
+async def test_429s_while_a_request_is_in_flight_are_no_refusal_of_all(clock: Clock) -> None:
+    gate = governor(clock, patience=0)
+    gate.window = type(gate.window)(64, clock, gently=False)
+    _, *busy = [await gate.admit(Estimate(str(number))) for number in range(5)]
+    for ticket in busy:
+        gate.release(ticket, CallOutcome("throttled", why="429: busy"))
+    assert gate._stopped is None
+
+
+async def test_a_server_that_only_answers_429_ends_the_step_and_rejects_no_row(model: Make, chat_server: ChatServer) -> None:
+    chat_server.answer = lambda prompt, seen: error(429, "busy", **{"Retry-After": "0"})
+    one = model(retries=1, limits={"concurrency": 4, "patience": 0.3})
+    ends = await asyncio.gather(*[one.chat(str(number)) for number in range(20)], return_exceptions=True)
+    assert {type(end) for end in ends} == {EndpointError}
+    assert all("the endpoint has accepted no request for" in str(end) for end in ends)
+    assert all("429: busy" in str(end) for end in ends)
+
+
+async def test_a_request_that_alone_is_always_answered_429_is_rejected(model: Make, chat_server: ChatServer) -> None:
+    chat_server.answer = lambda prompt, seen: error(429, "too large", **{"Retry-After": "0"}) if prompt == "large" else prompt
+    one = model(retries=1, limits={"patience": 0.1})
+    await one.chat("small")
+    with pytest.raises(RequestError, match="429: too large"):
+        await one.chat("large")
+    assert (await one.chat("other")).text == "other"
 
 
 @pytest.fixture
