@@ -181,7 +181,8 @@ class Journal:
     async def ensure_room(self) -> None:
         """See Answers."""
         if not self._reserve.take():
-            raise EngineError(f"no room left for answers in {self.file.parent}: free space on that disk and run again")
+            where = f"no room left for answers in {self.file.parent}"
+            raise EngineError(f"{where}: {self._reserve.lacking}. Free space on that disk and run again")
 
     def count(self) -> int:
         """Number of answers."""

@@ -29,6 +29,14 @@ class DiskReserve:
                 self._file = _filled(self._folder, size)
         return self._file is not None
 
+    @property
+    def lacking(self) -> str:
+        """How much space is free, and how much `take` needs, for the user."""
+        free, needed = shutil.disk_usage(self._folder).free / (1 << 20), _LEAST_BYTES * _SHARE >> 20
+        return (
+            f"{free:,.1f} MiB are free, and at least {needed:,} MiB must be, because some of it is kept for answers in flight"
+        )
+
     def release(self) -> bool:
         """Free the space. Returns whether any was held."""
         if self._file is None:
