@@ -131,12 +131,13 @@ class StepReporter:
     def too_many_rejects(self, rows: int) -> str:
         """The error for more rejects than the step allows, with the most frequent reasons. Raises RegistryError, OSError."""
         reasons = reasons_of(self.run.registry, self.rejects)
-        listed = "; ".join(f"{each.times} x {each.text}" for each in reasons)
+        listed = "; ".join(f"{each.times:,} x {each.text}" for each in reasons)
         rejected = self.table.rows_rejected
+        kept = "Good answers are kept. " if self.step.models else ""
         return (
             f"{rejected:,} of {counted(rows, 'row')} {'was' if rejected == 1 else 'were'} rejected, and max_reject_ratio "
-            f"allows {self.step.max_reject_ratio:.0%}: {listed}. Good answers are kept. Fix the cause, or raise "
-            "the step's max_reject_ratio"
+            f"allows {self.step.max_reject_ratio:.0%}: {listed}. {kept}Fix the cause, or raise the step's "
+            "max_reject_ratio"
         )
 
     @property

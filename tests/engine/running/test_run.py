@@ -326,6 +326,7 @@ def test_too_many_rejects_fail_the_step_and_the_next_run_requests_only_those(
     assert result.state == "failed"
     assert result.error
     assert "max_reject_ratio allows 10%" in result.error
+    assert "Good answers are kept." in result.error
     before = len(chat_server.requests)
     chat_server.answer = lambda prompt, seen: "fine"
     assert run_text(text, registry).state == "succeeded"
