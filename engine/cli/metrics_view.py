@@ -33,4 +33,4 @@ def _are_counters(slices: Sequence[Metric]) -> bool:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"

@@ -53,15 +53,18 @@ def stderr_console() -> Console:
     return SafeConsole(stderr=True)
 
 
-def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, cell: int | None = CELL) -> Table:
-    """A plain table: numbers aligned right, long cells shortened to `cell` characters."""
+def grid(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, cell: int | None = CELL, counts: bool = False) -> Table:
+    """A plain table: numbers aligned right, long cells shortened to `cell` characters.
+
+    With `counts`, integers are numbers of things and are printed as `2,000`. Elsewhere they may be years or ids.
+    """
     rows = [list(row) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold" if cell is None else "ellipsis")
     for row in rows:
-        table.add_row(*(cell_text(value, cell) for value in row))
+        table.add_row(*(cell_text(f"{value:,}" if counts and isinstance(value, int) else value, cell) for value in row))
     return table
 
 

@@ -50,7 +50,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Print the plan as a table, with the steps' notes below it."""
     rows = [[s.name, "source", s.status, s.rows, "", "", "", source_note(s)] for s in plan.sources]
     for step in plan.steps:
-        status = f"RESUME {step.done} of {step.total}" if step.status == "RESUME" else step.status
+        status = f"RESUME {step.done:,} of {step.total:,}" if step.status == "RESUME" else step.status
         cost = f"${step.cost_usd:.2f}" if step.cost_usd else ""
         waits = [f"for all of {', '.join(step.waits_for)}"] if step.waits_for else []
         waits += [f"for the first rows of {', '.join(step.streams_from)}"] if step.streams_from else []
@@ -58,7 +58,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         note = " and ".join(waits)
         shown_rows: Any = "?" if step.rows is None else step.rows
         rows.append([step.name, step.op, status, shown_rows, step.calls or "", step.tokens or "", cost, note])
-    console.print(grid(["step", "op", "plan", "rows", "calls ≤", "tokens ≤", "price ≤", ""], rows))
+    console.print(grid(["step", "op", "plan", "rows", "calls ≤", "tokens ≤", "price ≤", ""], rows, counts=True))
     for source in plan.sources:
         if source.inferred:
             console.print(f"{source.name}: type from its rows: {source.inferred}", soft_wrap=True, markup=False)

@@ -81,14 +81,14 @@ def print_preview(preview: Preview, console: Console) -> None:
         [each.name, each.op, each.state, each.rows_in or "", sum(each.rows_out.values()) or "", _fate(each)]
         for each in preview.steps
     ]
-    console.print(grid(["step", "op", "preview", "rows in", "rows out", "details"], rows, cell=None))
+    console.print(grid(["step", "op", "preview", "rows in", "rows out", "details"], rows, cell=None, counts=True))
     calls, reused = (sum(getattr(each, name) for each in preview.steps) for name in ("calls", "calls_reused"))
     if calls or reused:
         tokens = sum(each.tokens_in + each.tokens_out for each in preview.steps)
         cost = sum(each.cost_usd for each in preview.steps)
         paid = f", ${cost:.4f}" if cost else ""
-        new = f"{calls} new ({counted(tokens, 'token')}{paid})"
-        console.print(f"\nModel calls: {new}, {reused} from the journal. A run does not send them again.")
+        new = f"{calls:,} new ({counted(tokens, 'token')}{paid})"
+        console.print(f"\nModel calls: {new}, {reused:,} from the journal. A run does not send them again.")
     if preview.forecast:
         print_forecast(preview.forecast, console)
     if preview.error:
@@ -104,18 +104,18 @@ def _fate(step: PreviewStep) -> str:
         return step.why
     parts = [step.why] if step.why else []
     parts.append(f"{row_count(step.rows_in)} in, " + ", ".join(_made(step.rows_out)))
-    parts += [f"{getattr(step, name)} {name}" for name in ("filtered", "unused") if getattr(step, name)]
+    parts += [f"{getattr(step, name):,} {name}" for name in ("filtered", "unused") if getattr(step, name)]
     if step.rejected or step.reasons:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in list(step.reasons.items())[:_REASONS])
-        parts.append(f"{step.rejected} rejected ({reasons})")
+        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in list(step.reasons.items())[:_REASONS])
+        parts.append(f"{step.rejected:,} rejected ({reasons})")
     if step.calls or step.calls_reused:
-        known = f" + {step.calls_reused} from the journal" if step.calls_reused else ""
+        known = f" + {step.calls_reused:,} from the journal" if step.calls_reused else ""
         parts.append(f"{counted(step.calls, 'call')}{known}")
     return "; ".join([*parts, *metrics_in_words(step.metrics)])
 
 
 def _made(rows_out: Mapping[str, int]) -> Iterable[str]:
-    return (f"{rows} {output or 'out'}" for output, rows in rows_out.items())
+    return (f"{rows:,} {output or 'out'}" for output, rows in rows_out.items())
 
 
 def _input(row: PreviewRow, step: PreviewStep, *, full: bool) -> str:

@@ -32,13 +32,13 @@ _SHORTEST_SECONDS = 5.0
 def describe(result: StepResult) -> str:
     """A finished step in one line."""
     record = result.record
-    made = "its finished partitions are kept" if record.outcome == "stopped" else f"{record.rows_out} out"
+    made = "its finished partitions are kept" if record.outcome == "stopped" else f"{record.rows_out:,} out"
     parts = [f"{counted(record.rows_in, 'row')} in, {made}"]
     if record.rejected:
-        parts.append(f"{record.rejected} rejected")
+        parts.append(f"{record.rejected:,} rejected")
     if record.calls or record.calls_reused:
         parts.append(
-            counted(record.calls, "call") + (f" + {record.calls_reused} from the journal" if record.calls_reused else "")
+            counted(record.calls, "call") + (f" + {record.calls_reused:,} from the journal" if record.calls_reused else "")
         )
     return f"{record.outcome}: " + ", ".join(parts) + f" ({record.seconds:.1f} s)"
 
@@ -71,7 +71,7 @@ class PlainProgress:
 
     def step_started(self, step: str, op: str, rows: int, done: int) -> None:
         self._paces[step] = _Pace(self._clock(), done, rows)
-        resumed = f", {done} of them already done" if done else ""
+        resumed = f", {done:,} of them already done" if done else ""
         self._line(f"{step}: {op} on {counted(rows, 'row')}{resumed}")
 
     def step_advanced(self, step: str, done: int, total: int, note: str) -> None:
@@ -84,7 +84,9 @@ class PlainProgress:
         self._paces[step] = pace.after(now, state)
         waiting = "" if state != pace.shown else f", unchanged for {now - pace.changed:.0f} s"
         so_far = " so far" if total > pace.total else ""
-        self._line(f"{step}: {done}/{total}{so_far}{pace.outlook(now, done, total)}{waiting}" + (f"; {note}" if note else ""))
+        self._line(
+            f"{step}: {done:,}/{total:,}{so_far}{pace.outlook(now, done, total)}{waiting}" + (f"; {note}" if note else "")
+        )
 
     def step_finished(self, result: StepResult) -> None:
         self._paces.pop(result.record.full_step, None)
@@ -157,7 +159,7 @@ class LiveProgress:
             SpinnerColumn(),
             TextColumn("[bold]{task.fields[step]}[/bold]"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeElapsedColumn(),
             console=console,

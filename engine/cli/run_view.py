@@ -56,7 +56,7 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
     console.print()
     rows = [[source.name, "source", _source_outcome(source), "", source.rows, source_note(source)] for source in result.sources]
     rows += [_step_row(step) for step in result.steps]
-    console.print(grid(["step", "op", "outcome", "rows in", "rows out", "details"], rows, cell=None))
+    console.print(grid(["step", "op", "outcome", "rows in", "rows out", "details"], rows, cell=None, counts=True))
     calls, reused = (sum(getattr(step.record, name) for step in result.steps) for name in ("calls", "calls_reused"))
     if calls or reused:
         tokens = sum(step.record.tokens_in + step.record.tokens_out for step in result.steps)
@@ -84,7 +84,7 @@ def print_run(result: RunResult, reports: Sequence[Report], registry: str, conso
         return
     console.print(f"\nThe results are in {registry}:")
     outputs = [manifest for step in result.steps for manifest in step.outputs]
-    console.print(grid(["version", "kind", "type", "rows"], [[m.ref, m.kind, m.type, m.rows] for m in outputs]))
+    console.print(grid(["version", "kind", "type", "rows"], [[m.ref, m.kind, m.type, m.rows] for m in outputs], counts=True))
     for report in reports:
         console.print()
         print_report(report, console)
@@ -140,15 +140,15 @@ def _fate(step: StepResult) -> str:
     elif not record.rows_in:
         parts.append("no input rows")
     if len(step.outputs) > 1:
-        parts.append(", ".join(f"{manifest.rows} {manifest.output}" for manifest in step.outputs))
+        parts.append(", ".join(f"{manifest.rows:,} {manifest.output}" for manifest in step.outputs))
     if record.filtered:
-        parts.append(f"{record.filtered} filtered")
+        parts.append(f"{record.filtered:,} filtered")
     if record.unused:
-        parts.append(f"{record.unused} unused")
+        parts.append(f"{record.unused:,} unused")
     if record.rejected or step.partial:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in step.reasons)
-        counted_as = [f"{record.rejected} rejected"] if record.rejected else []
-        counted_as += [f"{step.partial} partly rejected"] if step.partial else []
+        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in step.reasons)
+        counted_as = [f"{record.rejected:,} rejected"] if record.rejected else []
+        counted_as += [f"{step.partial:,} partly rejected"] if step.partial else []
         parts.append(f"{', '.join(counted_as)} ({reasons})")
     parts += metrics_in_words(step.metrics)
     if series := _first_series(step.metrics):

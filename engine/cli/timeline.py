@@ -102,7 +102,7 @@ def _table(steps: Sequence[Mapping[str, Any]], began: dt.datetime, console: Cons
 
 
 def _laid_out(columns: Sequence[str], cells: Sequence[Mapping[str, Any]], ascii_only: bool) -> Table:
-    table = grid(columns, [[row[name] for name in columns] for row in cells], cell=None)
+    table = grid(columns, [[row[name] for name in columns] for row in cells], cell=None, counts=True)
     table.padding = (0, _GAP - 1, 0, 0)  # the box adds one
     for name, column in zip(columns, table.columns, strict=True):
         column.justify = "right" if name in _NUMBERS else "left"

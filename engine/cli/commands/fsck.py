@@ -60,7 +60,9 @@ def _print(report: Any, deep: bool, seconds: float) -> None:
     from engine.cli.output import grid
 
     console = out()
-    console.print(grid(["", "files", "bytes"], [[kind, count.count, count.bytes] for kind, count in report.checked.items()]))
+    console.print(
+        grid(["", "files", "bytes"], [[kind, count.count, count.bytes] for kind, count in report.checked.items()], counts=True)
+    )
     console.print(f"{'read everything' if deep else 'checked presence and sizes (--deep reads everything)'} in {seconds:.1f} s")
     for finding in report.findings:
         affected = f" [{', '.join(finding.versions)}]" if finding.versions else ""

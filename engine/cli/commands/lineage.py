@@ -128,7 +128,7 @@ def impact(
             f"{row_count(len(rows))} of {version} and everything that was made from {'it' if len(rows) == 1 else 'them'}:"
         )
         table = [[str(e.version), e.kind, e.step, _rows_of(e), e.size, "latest" if e.latest else ""] for e in affected]
-        out().print(grid(["version", "kind", "step", "rows", "of", ""], table))
+        out().print(grid(["version", "kind", "step", "rows", "of", ""], table, counts=True))
     if takedown is not None and entries:
         known = len({entry.row_id for entry in entries}) - new
         added = f"{takedown}: {row_count(new)} added" + (f", {known} already listed" if known else "")

@@ -50,7 +50,7 @@ def ls(context: Context, json: JsonOption = False) -> None:
         out().print("No run has reached a review yet.")
         return
     rows = [[each["review"], each["rows"], each["decided"], each["needed"], _state(each), each["file"]] for each in found]
-    out().print(grid(["review", "rows", "decided", "needed", "", "pipeline file"], rows))
+    out().print(grid(["review", "rows", "decided", "needed", "", "pipeline file"], rows, counts=True))
 
 
 @app.command(name="export")

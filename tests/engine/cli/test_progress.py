@@ -40,9 +40,9 @@ class Watched:
 
 def test_a_line_has_the_rate_and_remaining_time_of_this_run() -> None:
     watched = Watched(done=400)
-    assert watched.tick(10, 500) == ["cot: 500/1000 (10/s, about 50 s left)"]
-    assert watched.tick(10, 600, "64 requests in flight") == ["cot: 600/1000 (10/s, about 40 s left); 64 requests in flight"]
-    assert watched.tick(10, 1000) == ["cot: 1000/1000"]
+    assert watched.tick(10, 500) == ["cot: 500/1,000 (10/s, about 50 s left)"]
+    assert watched.tick(10, 600, "64 requests in flight") == ["cot: 600/1,000 (10/s, about 40 s left); 64 requests in flight"]
+    assert watched.tick(10, 1000) == ["cot: 1,000/1,000"]
 
 
 def test_there_is_no_rate_before_rows_have_finished_a_few_times() -> None:
@@ -50,31 +50,31 @@ def test_there_is_no_rate_before_rows_have_finished_a_few_times() -> None:
     watched.tick(50, 0)
     watched.progress.step_advanced("cot", 1, 1000, "")
     watched.done = 1
-    assert watched.tick(30, 1)[-1] == "cot: 1/1000, unchanged for 30 s"
+    assert watched.tick(30, 1)[-1] == "cot: 1/1,000, unchanged for 30 s"
     watched.done = 41  # a partition of 40 rows
-    assert watched.tick(10, 41) == ["cot: 41/1000"]
+    assert watched.tick(10, 41) == ["cot: 41/1,000"]
     watched.done = 81
-    assert watched.tick(10, 81) == ["cot: 81/1000 (1.6/s, about 10 min left)"]
+    assert watched.tick(10, 81) == ["cot: 81/1,000 (1.6/s, about 10 min left)"]
 
 
 def test_the_rate_is_that_of_the_last_minute() -> None:
     watched = Watched()
-    assert watched.tick(100, 100)[-1] == "cot: 100/1000 (1/s, about 15 min left)"
-    assert watched.tick(60, 400)[-1] == "cot: 400/1000 (5/s, about 2 min left)"
-    assert watched.tick(30, 400)[1:] == ["cot: 400/1000 (2.5/s, about 4 min left), unchanged for 30 s"]
+    assert watched.tick(100, 100)[-1] == "cot: 100/1,000 (1/s, about 15 min left)"
+    assert watched.tick(60, 400)[-1] == "cot: 400/1,000 (5/s, about 2 min left)"
+    assert watched.tick(30, 400)[1:] == ["cot: 400/1,000 (2.5/s, about 4 min left), unchanged for 30 s"]
 
 
 def test_there_is_no_rate_before_the_first_row() -> None:
-    assert Watched().tick(10, 0, "the server answers 503") == ["cot: 0/1000; the server answers 503"]
+    assert Watched().tick(10, 0, "the server answers 503") == ["cot: 0/1,000; the server answers 503"]
 
 
 def test_lines_become_rarer_if_nothing_changes() -> None:
     watched = Watched()
     lines = watched.tick(1000, 0, "waiting")
     assert lines[:3] == [
-        "cot: 0/1000; waiting",
-        "cot: 0/1000, unchanged for 10 s; waiting",
-        "cot: 0/1000, unchanged for 30 s; waiting",
+        "cot: 0/1,000; waiting",
+        "cot: 0/1,000, unchanged for 10 s; waiting",
+        "cot: 0/1,000, unchanged for 30 s; waiting",
     ]
     assert len(lines) == 7
     assert len(set(lines)) == 7
@@ -165,6 +165,13 @@ def test_a_total_that_grows_is_a_change() -> None:
 )
 def test_a_finished_step_in_one_line(outcome: str, text: str) -> None:
     assert describe(finished("a", outcome, rows_in=5, rows_out=4, calls=2)) == text
+
+
+def test_all_numbers_of_rows_and_calls_have_separators() -> None:
+    counts = {"rows_in": 3000, "rows_out": 2000, "rejected": 1000, "calls": 4000, "calls_reused": 5000}
+    assert describe(finished("a", **counts)) == (
+        "ran: 3,000 rows in, 2,000 out, 1,000 rejected, 4,000 calls + 5,000 from the journal (1.5 s)"
+    )
 
 
 class Terminal:

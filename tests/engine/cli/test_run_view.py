@@ -54,6 +54,15 @@ def test_an_interrupted_run_shows_its_stopped_steps() -> None:
     assert [row[2] for row in table(text)] == ["unchanged", "stopped", "stopped"]
 
 
+def test_all_numbers_of_the_summary_have_separators() -> None:
+    record = StepRun(step="a", op="test", outcome="ran", rows_in=5000, rows_out=2000, rejected=1000, filtered=3000)
+    metrics = (Metric(metric="kept", value=2000.0, slice="answers"),)
+    step = StepResult(record, reasons=(("bad", 1000),), partial=4000, metrics=metrics)
+    text = printed(RunResult("r1", "demo", "failed", (), (step,), 3.2, "boom"))
+    assert table(text)[0][3:5] == ["5,000", "2,000"]
+    assert "3,000 filtered; 1,000 rejected, 4,000 partly rejected (1,000 x bad); kept: 2,000 answers" in " ".join(text.split())
+
+
 @pytest.mark.parametrize("field", ["started_at", "ended_at", "waited_for"])
 def test_the_document_has_the_times_of_steps(field: str) -> None:
     [step] = run_document(result("failed", "boom", a="failed"))["steps"]

@@ -71,7 +71,7 @@ def test_bars_are_on_one_axis_in_order_of_their_start(registry: Registry) -> Non
     assert set(rule) == {"─"}
     assert [line.split("█")[0].split() + line.split("█")[-1].split() for line in table] == [
         ["cached", "0.0", "s", "0.0", "s", "hit", "9", "0"],
-        ["solve", "0.0", "s", "50.0", "s", "ran", "990", "1200", "problems"],
+        ["solve", "0.0", "s", "50.0", "s", "ran", "990", "1,200", "problems"],
         ["judge", "25.0", "s", "1", "min", "15", "s", "stopped", "0", "40", "solve"],
         ["train", "50.0", "s", "50.0", "s", "failed", "0", "0", "resources"],
     ]
