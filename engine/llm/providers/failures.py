@@ -169,6 +169,8 @@ def connection_failure(error: Exception, url: str, spec: ModelSpec, *, heard: bo
         return TransientError(detail, unreachable=True)
     if isinstance(error, GarbledError):
         return TransientError(f"{url}: {excerpt(str(error))}")
+    if isinstance(error, aiohttp.ClientPayloadError) and "is not completed" in str(error):
+        return TransientError(f"{url}: the connection closed before the end of the answer")
     down = isinstance(error, aiohttp.ClientConnectionError)
     return TransientError(f"{url}: {type(error).__name__}: {excerpt(str(error))}", down=down)
 

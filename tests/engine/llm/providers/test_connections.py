@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from engine.errors import PipelineError
 from engine.llm.providers.http import credentials, session
-from engine.llm.types.errors import EndpointError
+from engine.llm.types.errors import EndpointError, RequestError
 from engine.llm.types.model_spec import ModelSpec
 from engine.pipeline.check import check
 from engine.spec.dot_env import load_dot_env
@@ -228,6 +228,15 @@ async def test_a_server_that_accepts_no_connection_is_reported_in_time(model: Ma
         address = f"http://127.0.0.1:{busy.getsockname()[1]}/v1"
         with pytest.raises(EndpointError, match=r"cannot connect to .* within 0\.2 s \(connect_timeout\)"):
             await model(base_url=address, connect_timeout=0.2, retries=0).chat("hello")
+
+
+@pytest.mark.parametrize(
+    "reply", [b'Content-Length: 5000\r\n\r\n{"id": "x"', b'Transfer-Encoding: chunked\r\n\r\n1388\r\n{"id": "x"']
+)
+async def test_an_answer_that_breaks_off_is_explained(model: Make, answering: Callable[..., Answering], reply: bytes) -> None:
+    server = answering(b"HTTP/1.1 200 OK\r\n" + reply)
+    with pytest.raises(RequestError, match=r"completions: the connection closed before the end of the answer$"):
+        await model(base_url=f"http://127.0.0.1:{server.port}/v1", retries=0).chat("hello")
 
 
 @pytest.fixture
