@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from engine.llm.answer_length import AnswerLength
 from engine.llm.journal.answers import Answers
 from engine.llm.limits.accounting import CallOutcome
-from engine.llm.limits.circuit_breaker import CircuitBreaker
+from engine.llm.limits.circuit_breaker import MOST_REFUSALS, CircuitBreaker
 from engine.llm.limits.estimates import Estimate, estimate
 from engine.llm.limits.governor import Gate
 from engine.llm.limits.machine_share import is_shared, why_not_shared
@@ -341,8 +341,9 @@ class ModelClient:
         if error.throttled:
             return CallOutcome("throttled", retry_after=error.retry_after, why=str(error))
         self._failing.add(key)
-        # If one request keeps failing, the request is at fault. If all do after earlier answers, the endpoint is.
-        error.down = error.down or (self._answered > 0 and len(self._failing) >= SUSPECTS)
+        # If one request keeps failing, the request is at fault. If all do, the endpoint is.
+        most = SUSPECTS if self._answered else MOST_REFUSALS
+        error.down = error.down or len(self._failing) >= most
         return CallOutcome(
             "failed",
             accounted=not error.billed,

@@ -194,6 +194,28 @@ async def test_a_server_that_stays_down_ends_the_step_once(model: Make) -> None:
     assert all("the endpoint was down for 0.3 s; last error: cannot connect to" in str(end) for end in ends)
 
 
+@pytest.mark.usefixtures("quick")
+async def test_a_server_that_fails_on_all_requests_from_the_first_ends_the_step(
+    model: Make, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "seconds_to_wait", lambda *_: 0.01)
+    chat_server.answer = lambda prompt, seen: error(500, "oops")
+    one = model(retries=3, limits={"concurrency": 4})
+    ends = await asyncio.gather(*[one.chat(str(number)) for number in range(100)], return_exceptions=True)
+    assert {type(end) for end in ends} == {EndpointError}
+    assert all("no answer after" in str(end) and "500: oops" in str(end) for end in ends)
+    assert len(chat_server.requests) < 100
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_few_failures_before_the_first_answer_are_no_outage(model: Make, chat_server: ChatServer) -> None:
+    chat_server.answer = lambda prompt, seen: error(500, "oops") if int(prompt) < 10 else prompt
+    one = model(retries=0, limits={"concurrency": 4})
+    ends = await asyncio.gather(*[one.chat(str(number)) for number in range(20)], return_exceptions=True)
+    assert [type(end) for end in ends[:10]] == [RequestError] * 10
+    assert [end.text for end in ends[10:]] == [str(number) for number in range(10, 20)]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("status", [500, 502, 504])
 async def test_a_row_that_the_server_always_fails_on_is_rejected(
     model: Make, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch, status: int
