@@ -35,8 +35,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 _NEWER = "Trying to read a database file with version number"
 """DuckDB's message about a file of a newer version."""
 
-_DISK = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
-"""Errors of the disk rather than the file. DuckDB reports them with the system's message."""
+_DISK = (*FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
+"""Errors of the disk, or of the limits of the process, rather than the file. DuckDB reports them with the system's message."""
+
+_ADVICE = {
+    **dict.fromkeys(FULL, "free some space on that disk"),
+    errno.EFBIG: "raise the limit for the size of files (ulimit -f)",
+}
 
 
 class Database:
@@ -258,7 +263,7 @@ def in_memory(rows: TableRows) -> duckdb.DuckDBPyConnection:
 
 def disk_error(code: int, where: Path) -> OSError:
     """An error of the disk, with advice."""
-    advice = "free some space on that disk" if code in FULL else "fix that"
+    advice = _ADVICE.get(code, "fix that")
     return OSError(code, f"{os.strerror(code)}: {advice} and run again; nothing committed is lost", str(where))
 
 

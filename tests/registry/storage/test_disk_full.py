@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,3 +84,17 @@ def test_a_run_on_a_disk_that_fills_up(small_disk: Path, moment: str, amounts: S
     assert {error.errno for error in failures} == {errno.ENOSPC}
     assert 0 < len(failures) < len(amounts), "some of the amounts are to be too little, and some enough"
     assert all("free some space on that disk" in str(error) for error in failures if error.filename)
+
+
+def test_a_catalog_that_reaches_the_limit_for_files_is_not_damaged(registry: Registry) -> None:
+    three_generations(registry)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * KIB, hard))
+    try:
+        with pytest.raises(OSError, match=r"raise the limit for the size of files \(ulimit -f\)"):
+            commit(registry, draft(registry, "p/new", ["w"], "key"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(registry.root.glob("*.damaged-*"))
+    [again] = commit(registry, draft(registry, "p/new", ["w"], "key"))
+    assert again.version == 1
