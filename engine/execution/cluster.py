@@ -66,9 +66,11 @@ class Cluster:
                 home = Home(os.getcwd(), tuple(sys.path))
                 with chdir(self._folder.name), _quiet_stderr(), silent_ray():
                     self._attach(named) if named else self._start_private(home)
-            except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-                where = f"the Ray cluster at {named}" if named else "Ray on this machine"
-                raise EngineError(f"cannot reach {where}: {error}") from error
+            except EngineError:
+                raise
+            except Exception as error:  # Ray raises bare ones, too
+                what = f"cannot reach the Ray cluster at {named}" if named else "Ray does not start on this machine"
+                raise EngineError(f"{what}: {error}") from error
             self._started_here = True
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # Ray replaces it

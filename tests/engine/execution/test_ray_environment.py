@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from engine.errors import EngineError
+from engine.execution.cluster import Cluster
 from engine.execution.ray_environment import LONGEST_TEMP, check_cluster, temporary_folder
 
 pytestmark = pytest.mark.ray
@@ -89,3 +91,17 @@ def test_a_temporary_folder_that_is_too_long_is_skipped_unless_it_was_requested(
     monkeypatch.setenv("RAY_TMPDIR", str(workdir / "missing"))
     with pytest.raises(EngineError, match="Set RAY_TMPDIR"):
         temporary_folder()
+
+
+def test_whatever_keeps_ray_from_starting_is_no_bug_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def fail(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does it
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    cluster = Cluster("")
+    with pytest.raises(EngineError, match="Ray does not start on this machine: The current node timed out during startup"):
+        cluster.attach()
+    cluster.stop()
