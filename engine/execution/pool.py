@@ -17,7 +17,7 @@ from engine.execution.deaths import Deaths, explain
 from engine.execution.executor import Death, Result, Server, WorkerRequest
 from engine.execution.jobs import MOST_CONCURRENT, in_flight
 from engine.execution.processes import PoolStep, Process, Shape
-from engine.execution.ray_actors import RayHost, actor_class, kill, start_service
+from engine.execution.ray_actors import RayHost, actor_class, death_errors, kill, start_service
 from engine.execution.ray_environment import Home
 from engine.execution.ray_servers import start_server
 from engine.execution.server_room import check_programs, check_room, resources_of
@@ -278,11 +278,11 @@ class Pool:
             done: the future of the call.
         """
         import ray
-        from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+        from ray.exceptions import ObjectLostError, RayTaskError
 
         try:
             result = ray.get(done)
-        except (RayActorError, ObjectLostError) as error:
+        except (*death_errors(), ObjectLostError) as error:
             self._replace(process, error)
             return
         except RayTaskError as error:
@@ -326,7 +326,7 @@ class Pool:
                 step.waiting.appendleft(part)
                 again[name] = None
         if again:
-            self._unreported.append(Death(tuple(sorted(again)), "OUT_OF_MEMORY" in str(error)))
+            self._unreported.append(Death(tuple(sorted(again)), _is_out_of_memory(error)))
 
     def _give_up(self, name: str, message: str) -> None:
         """Fail the waiting partitions of a step, because no process can run them. Running partitions continue."""
@@ -379,6 +379,14 @@ def _shape(request: WorkerRequest, resources: Resources) -> Shape:
     return own, resources.model_copy(update={"workers": None})
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    from ray.exceptions import OutOfMemoryError
+
+    return isinstance(error, OutOfMemoryError)
+
+
 def _last_line(error: Exception) -> str:
+    if _is_out_of_memory(error):
+        return "the machine is out of memory"  # Ray's last line is advice about its own settings
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

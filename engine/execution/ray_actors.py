@@ -93,13 +93,13 @@ class _RayTransport:
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """See Transport."""
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayTaskError
 
         try:
             return await self._service.call.remote(method, *arguments)
         except RayTaskError as error:
             raise error.cause from error
-        except RayActorError as error:
+        except death_errors() as error:
             raise EngineError("the process through which workers share limits and the journal has died; run again") from error
 
 
@@ -125,6 +125,13 @@ def actor_class(cls: type, resources: Resources, calls_at_once: int) -> Any:
         max_concurrency=calls_at_once,
         scheduling_strategy="SPREAD",
     )
+
+
+def death_errors() -> tuple[type[Exception], ...]:
+    """Ray's errors for a call to an actor whose process has died. Those for a lack of memory are no RayActorError."""
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
+
+    return RayActorError, NodeDiedError, OutOfMemoryError
 
 
 def kill(actor: Any) -> None:

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from engine.execution.capacity import Amount
-from engine.execution.ray_actors import actor_class, kill
+from engine.execution.ray_actors import actor_class, death_errors, kill
 from engine.execution.ray_environment import Home
 from engine.serving.launch import Launch, Served, Status
 from engine.spec.pipeline_spec import Resources
@@ -89,7 +89,6 @@ class RayServer:
     def look(self) -> Status:
         """See Server."""
         import ray
-        from ray.exceptions import RayActorError
 
         now = time.monotonic()
         if self._status.state == "lost" or self._is_gone or now - self._asked_at < _LOOK_SECONDS:
@@ -98,7 +97,7 @@ class RayServer:
             try:
                 self._status = Status.model_validate_json(ray.get(self._asked))
                 self._asked, self._asked_at = self._actor.look.remote(), now
-            except RayActorError as error:
+            except death_errors() as error:
                 lines = str(error).strip().splitlines()
                 self._status = Status(state="lost", why=lines[-1] if lines else type(error).__name__)
         return self._status

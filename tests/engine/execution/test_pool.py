@@ -132,6 +132,37 @@ def test_a_death_is_reported_in_one_line(registry: Registry) -> None:
     assert [each for each in shown.getvalue().splitlines() if "process died" in each] == [line, line]
 
 
+def test_a_process_that_is_killed_for_lack_of_memory_is_replaced(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.exceptions import OutOfMemoryError
+
+    take = Pool._take
+    killed: list[Any] = []
+
+    def kill(done: Any) -> None:
+        killed.append(done)
+        raise OutOfMemoryError("Memory on the node was 126.1GB / 128.0GB")
+
+    def take_after_a_kill(pool: Pool, process: Process, done: Any) -> None:
+        with monkeypatch.context() as patch:
+            if done in process.running and not killed:
+                patch.setattr(ray, "get", kill)
+            take(pool, process, done)
+
+    monkeypatch.setattr(Pool, "_take", take_after_a_kill)
+    words("a", "b")
+    shown = io.StringIO()
+    result = run_text(
+        "{name: demo, datasets: {words: {type: Word, path: words.jsonl}}, steps: {s: {op: shout, in: words}}}",
+        registry,
+        console=Console(file=shown, width=200),
+    )
+    assert result.state == "succeeded", result.error
+    assert texts(registry, "demo/s") == ["A!", "B!"]
+    assert len(killed) == 1
+    assert "s: a worker process died because the machine was out of memory. Another one takes over" in shown.getvalue()
+
+
 def test_ray_does_not_print_its_own_messages() -> None:
     assert "ray_listen_error_messages" not in [thread.name for thread in threading.enumerate()]
 
