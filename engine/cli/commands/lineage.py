@@ -141,7 +141,7 @@ def _rows_of(affected: Affected) -> str:
     if affected.seen is not None:
         if not affected.seen:
             return "made from affected data"
-        return "saw affected rows once" if affected.seen == 1 else f"saw affected rows {affected.seen} times"
+        return "saw affected rows once" if affected.seen == 1 else f"saw affected rows {affected.seen:,} times"
     known = f"{len(affected.rows):,}" if len(affected.rows) else ""
     if not affected.unclear:
         return known

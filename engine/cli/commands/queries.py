@@ -155,7 +155,7 @@ def head(
         print_json(found)
         return
     console = out()
-    console.print(f"{name}@{version}: {shown} of {counted(table.num_rows, 'row')}")
+    console.print(f"{name}@{version}: {shown:,} of {counted(table.num_rows, 'row')}")
     for row in found:
         console.print(f"\nrow {row.pop('row')}")
         for key, value in row.items():
