@@ -56,5 +56,5 @@ def content_of(path: Path) -> str:
         if not stat.S_ISREG(about.st_mode):
             return ""
         return f"{about.st_size} bytes" if about.st_size >= LARGE else hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that is not Unicode
         return ""
