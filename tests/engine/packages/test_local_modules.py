@@ -106,8 +106,8 @@ def test_a_file_beside_the_code_that_a_constant_names_runs_the_step_again_when_i
 
 @pytest.mark.usefixtures("in_process")
 def test_a_file_that_changes_during_a_run_fails_the_step(notes: Registry) -> None:
-    named = 'from pathlib import Path\nMARK = Path(__file__).with_name("mark.txt")'
-    source = OPERATORS.replace('MARK = "!"', named).replace("    yield", "    MARK.write_text(note.text)\n    yield")
+    named = 'from pathlib import Path\nHERE = Path(__file__).parent\nMARK = HERE / "mark.txt"'
+    source = OPERATORS.replace('MARK = "!"', named).replace("    yield", "    (HERE / MARK).write_text(note.text)\n    yield")
     Path("my_ops.py").write_text(source.replace("+ MARK", ""))
     Path("notes.jsonl").write_text("".join(f'{{"text": "{number}"}}\n' for number in range(3000)))
     result = run_text(PIPELINE, notes)
