@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from engine.execution.executor import Kind, WorkerRequest
-from engine.fingerprint.code import code_digest
 from engine.jobs.messages import Job, ModelBinding
 from engine.llm.limits.accounting import Spent
 from engine.llm.limits.outage import PATIENCE_SECONDS
 from engine.llm.types.model_spec import ModelSpec
 from engine.packages.catalogue import full_name
 from engine.pipeline.graph import Pipeline, Step
+from engine.planning.keys import code_in
 from engine.planning.plan import excluded_of
 from engine.planning.results import StepPlan
 from engine.spec.pipeline_spec import Resources
@@ -84,6 +84,8 @@ def job_of(
         retry_rejects: see Job.
     """
     operator, names = step.operator, step.model_names
+    # The code of the key, not the present one: a file that the code names may have changed while the step waited for workers.
+    assert plan.document is not None
     return Job(
         registry=registry.location,
         run_id=run_id,
@@ -92,7 +94,7 @@ def job_of(
         base_key=plan.base_key,
         operator=full_name(operator),
         types={port: description_of(each.record) or full_name(each.record) for port, each in operator.inputs.items()},
-        code=code_digest(full_name(operator)),
+        code=code_in(plan.document),
         # Without defaults: some operators ask which parameters were set.
         params=step.params.model_dump(mode="json", exclude_unset=True),
         inputs={port: versions for port, versions in plan.inputs.items() if operator.inputs[port].whole},

@@ -55,6 +55,6 @@ def content_of(path: Path) -> str:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
             return ""
-        return f"{about.st_size} bytes" if about.st_size >= LARGE else hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        return f"size {about.st_size}" if about.st_size >= LARGE else hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError):  # ValueError: a name that is not Unicode
         return ""

@@ -219,12 +219,28 @@ class _Walker:
             if attribute in skipped:
                 continue
             inner = getattr(member, "__func__", getattr(member, "fget", member))
+            text += self._files_of(attribute, inner)
             if not isinstance(inner, types.FunctionType) or inner.__module__ != cls.__module__:
                 continue
             if attribute in part.binds or self._has_source(inner):
                 text += f"\n# {attribute}{self._closure(inner, f'{name}.{attribute}')}"
         self.names(part, scope, set())
         return self._finish(cls, name, text)
+
+    def _files_of(self, attribute: str, member: Any) -> str:
+        """The files that a class attribute, or a default of a method or field, names. The source has the rest."""
+        named: list[str] = []
+
+        def place(path: Any) -> str | None:
+            text = self.paths.text(path)
+            named.extend([text] if text else [])
+            return text
+
+        if isinstance(member, types.FunctionType):
+            canonical((member.__defaults__, member.__kwdefaults__), lambda _: "", place)
+        elif attribute == "__pydantic_fields__" or not attribute.startswith("__"):
+            canonical(member, lambda _: "", place)
+        return "".join(f"\n# {attribute} names {text}" for text in named)
 
     def methods_of_params(self) -> None:
         """Follow methods of parameters that the engine asks, if the code that was followed reads an attribute of that name."""

@@ -74,6 +74,11 @@ def base_document(document: Mapping[str, Any], streamed: str | None) -> dict[str
     return {**document, "inputs": inputs}
 
 
+def code_in(document: Mapping[str, Any]) -> str:
+    """SHA-256 of the code in a key document, as `code_digest` returns it for the code of this process."""
+    return json_digest({part: document[part] for part in ("code", "packages")})
+
+
 def step_key(document: Mapping[str, Any]) -> str:
     """SHA-256 of a key document, or of a base document."""
     return json_digest(document)

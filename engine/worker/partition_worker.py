@@ -25,6 +25,8 @@ from registry import Registry
 from registry.storage.valid_text import repaired
 
 _WATCH_SECONDS = 0.5
+_NAMED = 5
+"""The most files that an error names."""
 
 
 class Worker:
@@ -107,13 +109,12 @@ class Worker:
 
     def _same_code(self) -> None:
         if code_digest(self.job.operator) != self.job.code:
-            files = ", ".join(sorted(file.name for file in code_of(self.job.operator).files))
+            places = code_of(self.job.operator).files
+            files = sorted({file.name for file in places if file.suffix != ".py" and not file.is_dir()})
             named, advice = "", "If you have just edited it, run again"
             if files:
-                named = f", a file that it names ({files})"
-                advice += (
-                    ". If the operator writes the file, let it name it inside the function: a constant stands for an input"
-                )
+                named = f", a file that it names ({', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''})"
+                advice += ". If the operator writes the file, build its path inside the function: files in constants are inputs"
             raise EngineError(
                 f"the code of operator {self.job.operator!r}{named}, or the version of a package it uses, differs between this "
                 f"worker and the process that started the run. {advice}"

@@ -21,7 +21,7 @@ import duckdb
 from registry.catalog.database import FULL, Database, disk_error, in_memory
 from registry.catalog.files_of_record import FilesOfRecord
 from registry.catalog.manifest import Event, Manifest
-from registry.catalog.rows import TABLES, add_events, add_versions, remove_run, remove_versions, replace_marks
+from registry.catalog.rows import TABLES, TableRows, add_events, add_versions, remove_run, remove_versions, replace_marks
 from registry.catalog.run_journal import RunLog
 from registry.catalog.write_ahead import Intent, IntentFile
 from registry.errors import DamagedError, StaleError
@@ -95,11 +95,12 @@ class DerivedTables:
         """The tables as the files of record have them, for a DuckDB file that cannot be written."""
         if error.errno not in READ_ONLY:
             _log.warning("the catalog cannot be written, so the manifests and run journals are read instead: %s", error)
-        return in_memory(self.files.rows())
+        return in_memory(self._rows())
 
     def rebuild(self) -> int:
         """Rebuild the DuckDB file from the files of record; returns the number of versions."""
         with self._held():
+            self._withdraw()
             try:
                 self._database.check()
             except StaleError as error:
@@ -108,7 +109,7 @@ class DerivedTables:
 
     def differences(self) -> list[str]:
         """The tables that differ from the files of record. There are none unless another program wrote to the DuckDB file."""
-        with self._held(to_read=True), self.snapshot() as tables, in_memory(self.files.rows()) as files:
+        with self._held(to_read=True), self.snapshot() as tables, in_memory(self._rows()) as files:
             queries = {table: f"select * from internal.{table} order by all" for table in TABLES}
             # Compared as text, because a metric may be NaN, which is not equal to itself.
             return [
@@ -188,19 +189,30 @@ class DerivedTables:
         if intent is None and not plain_files.kind(self.file):
             intent = Intent(everything=True)
         if intent:
-            self._withdraw(intent)
+            self._withdraw()
             self._update_tables(intent)
             self._intent.clear()
 
-    def _withdraw(self, intent: Intent) -> None:
-        """Remove the versions of a step whose process died before the run's journal had the step: all are visible, or none."""
-        if not intent.unproven:
-            return
+    def _withdraw(self) -> None:
+        """Remove the versions of a step that was only half committed."""
+        for version_id in self._unrecorded():
+            self.files.remove(version_id)
+
+    def _unrecorded(self) -> set[str]:
+        """The ids of versions whose step is not in the run's journal, because the process died.
+
+        A step's versions are visible all at once or not at all.
+        """
+        intent = self._intent.read()
+        if intent is None or not intent.unproven:
+            return set()
         named = {each for run_id in intent.runs for each in self.runs.outputs(run_id)}
-        for version_id in intent.unproven:
-            found = self.files.find(version_id)
-            if found and (found.name, found.version) not in named:
-                self.files.remove(version_id)
+        found = filter(None, map(self.files.find, intent.unproven))
+        return {each.version_id for each in found if (each.name, each.version) not in named}
+
+    def _rows(self) -> TableRows:
+        """The rows of the tables, as the files of record have them."""
+        return self.files.rows(self._unrecorded())
 
     def _update_tables(self, intent: Intent) -> None:
         """Update the tables for everything that an intent names."""

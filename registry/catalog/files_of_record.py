@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -72,9 +72,14 @@ class FilesOfRecord:
         self._manifests.remove(_file(version_id))
         fault_points.point("manifest.removed")
 
-    def rows(self) -> TableRows:
-        """All rows of all tables; raises CorruptError, which names the file, when one is damaged."""
-        names = [entry.name for entry in self._manifests.listing() if entry.name.endswith(".json")]
+    def rows(self, without: Collection[str] = ()) -> TableRows:
+        """All rows of all tables; raises CorruptError, which names the file, when one is damaged.
+
+        Args:
+            without: the ids of versions that are left out.
+        """
+        hidden = set(map(_file, without))
+        names = [entry.name for entry in self._manifests.listing() if entry.name.endswith(".json") and entry.name not in hidden]
         manifests = [self._parsed(Path(name).stem, data) for name, data in self._manifests.read_many(names).items()]
         manifests.sort(key=lambda m: (m.created_at, m.name, m.version))
         return table_rows(manifests, map(self.runs.read, self.runs.run_ids()), self.marks())

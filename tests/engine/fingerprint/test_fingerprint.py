@@ -462,6 +462,34 @@ def test_a_file_of_the_project_that_a_constant_names_counts_by_its_content(scrat
     assert document() == missing, "a folder"
 
 
+IN_CLASSES = {
+    "attribute": "class Places:\n    prompt = {'system': [str(HERE / 'prompt.txt')]}",
+    "default": "class Places:\n    @staticmethod\n    def read(place=HERE / 'prompt.txt'):\n        return place",
+    "dataclass": "@dataclass(slots=True)\nclass Places:\n    prompt: Path = HERE / 'prompt.txt'",
+    "model": "class Places(BaseModel):\n    prompt: Path = HERE / 'prompt.txt'",
+    "enum": "class Places(Enum):\n    PROMPT = HERE / 'prompt.txt'",
+}
+
+
+@pytest.mark.parametrize("code", IN_CLASSES.values(), ids=IN_CLASSES)
+def test_so_does_a_file_that_a_class_names(scratch: Path, code: str) -> None:
+    imports = (
+        "from dataclasses import dataclass\nfrom enum import Enum\nfrom pathlib import Path\nfrom pydantic import BaseModel"
+    )
+    with_places(scratch)
+    (scratch / "places.py").write_text(f"{imports}\nHERE = Path(__file__).parent\n{code}\n\n\ndef read():\n    return Places\n")
+    (scratch / "prompt.txt").write_text("Say it.")
+    before = document()
+    (scratch / "prompt.txt").write_text("Say IT.")
+    assert document() != before
+
+
+def test_a_path_whose_name_is_not_unicode_has_a_fingerprint(scratch: Path) -> None:
+    with_places(scratch)
+    edit(scratch, "places.py", "all.txt", "\\ud800.txt")
+    assert document() == document()
+
+
 def test_a_python_file_that_a_constant_names_counts_by_its_code_where_it_is_reached(scratch: Path) -> None:
     with_places(scratch)
     before = document()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,10 +12,13 @@ from rich.console import Console
 from engine.cli.progress import PlainProgress
 from engine.errors import PipelineError
 from engine.execution.cluster import Cluster
+from engine.execution.jobs import job_of
 from engine.fingerprint.code import code_digest
+from engine.jobs.messages import Job
 from engine.packages.local_modules import use_local_modules
 from engine.pipeline.check import check
 from engine.planning.plan import make_plan
+from engine.running import step_task
 from engine.running.run import run
 from registry import Registry
 from tests.engine.run_pipelines import ask, outcomes, run_text, texts
@@ -102,13 +106,33 @@ def test_a_file_beside_the_code_that_a_constant_names_runs_the_step_again_when_i
 
 @pytest.mark.usefixtures("in_process")
 def test_a_file_that_changes_during_a_run_fails_the_step(notes: Registry) -> None:
-    named = 'from pathlib import Path\nMARK = Path(__file__).with_name("mark.txt")'
-    source = OPERATORS.replace('MARK = "!"', named).replace("    yield", "    MARK.write_text(note.text)\n    yield")
+    named = 'from pathlib import Path\nHERE = Path(__file__).parent\nMARK = HERE / "mark.txt"'
+    source = OPERATORS.replace('MARK = "!"', named).replace("    yield", "    (HERE / MARK).write_text(note.text)\n    yield")
     Path("my_ops.py").write_text(source.replace("+ MARK", ""))
     Path("notes.jsonl").write_text("".join(f'{{"text": "{number}"}}\n' for number in range(3000)))
     result = run_text(PIPELINE, notes)
     assert result.state == "failed"
     assert "a file that it names (mark.txt)" in str(result.error)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_that_changes_while_a_step_waits_for_workers_leaves_no_rows_under_the_old_key(
+    notes: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = 'from pathlib import Path\nMARK = Path(__file__).with_name("mark.txt")'
+    Path("my_ops.py").write_text(OPERATORS.replace('MARK = "!"', named).replace("+ MARK", "+ MARK.read_text()"))
+    Path("mark.txt").write_text("!")
+
+    def after_an_edit(*arguments: Any, **options: Any) -> Job:
+        Path("mark.txt").write_text("?")
+        return job_of(*arguments, **options)
+
+    with monkeypatch.context() as waiting:
+        waiting.setattr(step_task, "job_of", after_an_edit)
+        assert run_text(PIPELINE, notes).state == "failed"
+    Path("mark.txt").write_text("!")
+    assert outcomes(run_text(PIPELINE, notes)) == {"marked": "ran"}
+    assert texts(notes, "demo/marked") == ["a!"]
 
 
 @pytest.mark.usefixtures("in_process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from registry import Hit, Registry, StepRun
 from registry.storage import fault_points
+from registry.storage.files import LocalFiles
 from tests.registry.catalog.test_catalog import VIEWS, draft
 from tests.registry.children import exit_code
 
@@ -113,6 +115,24 @@ def test_a_kill_between_the_files_of_a_commit_leaves_all_outputs_of_the_step_or_
             assert [name for (name,) in session.ask("select name from versions order by name").rows] == [*visible, "p/seed"]
             assert [step for (step,) in session.ask("select step from step_runs").rows] == (["split"] if visible else [])
         assert len([*(root / "manifests").iterdir()]) == len(visible) + 1
+
+
+def test_outputs_of_a_step_that_was_killed_stay_hidden_in_a_read_only_registry_and_after_a_rebuild(
+    tmp_path: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = [number for number, point in enumerate(undisturbed.points, 1) if point == "manifest.written"][1]
+    assert exit_code(killed_story, tmp_path, f"any:{second}") == -signal.SIGKILL
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(LocalFiles, "remove", refuse)
+        assert Registry(tmp_path).catalog.look_up("select name from versions") == [("p/seed",)]
+        assert Registry(tmp_path).catalog.differences() == []
+    assert len([*(tmp_path / "manifests").iterdir()]) == 2
+    assert Registry(tmp_path).catalog.rebuild() == 1
+    assert len([*(tmp_path / "manifests").iterdir()]) == 1
 
 
 @pytest.mark.parametrize("moments", [MOMENTS, pytest.param(SOAK_MOMENTS, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
