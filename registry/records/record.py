@@ -103,8 +103,10 @@ class Record(BaseModel):
                 raise self._frozen(name) from error
 
     def _frozen(self, name: str) -> FrozenInstanceError:
-        copy = f"row.model_copy(update={{{name!r}: ...}})"
-        return FrozenInstanceError(f"a row of type {self.type_name()} cannot be changed; make a copy: `{copy}`")
+        frozen = f"a row of type {self.type_name()} cannot be changed"
+        if name not in type(self).model_fields:
+            return FrozenInstanceError(f"{frozen}, and its type has no field {name!r}")
+        return FrozenInstanceError(f"{frozen}; make a copy: `row.model_copy(update={{{name!r}: ...}})`")
 
     @model_validator(mode="after")
     def _normalize(self) -> Self:

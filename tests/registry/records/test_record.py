@@ -228,6 +228,8 @@ def test_a_row_cannot_be_changed() -> None:
         row.text = "b"  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError, match="Said cannot be changed"):
         del row.text
+    with pytest.raises(FrozenInstanceError, match="Said cannot be changed, and its type has no field 'note'"):
+        row.note = "b"  # type: ignore[attr-defined]
     assert row == Said(text="a")
 
 
