@@ -32,8 +32,8 @@ def quiet_ray() -> None:
 def silent_ray() -> Iterator[None]:
     """A Ray that is started in the block does not print its own messages to stdout.
 
-    Ray prints a paragraph whenever a process dies, even with `log_to_driver=False`, and has no setting for it. The executor reports
-    deaths itself.
+    Ray prints a paragraph whenever a process dies, even with `log_to_driver=False`, and has no setting for it. The executor
+    reports deaths itself.
     """
     from ray._private import worker
 
