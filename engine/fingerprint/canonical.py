@@ -39,7 +39,7 @@ def canonical(value: Any, code: TextOf, path: TextOf) -> str | None:
         return text
 
     try:
-        placed = path(value) if isinstance(value, str | pathlib.PurePath) and not isinstance(value, enum.Enum) else None
+        placed = path(value) if isinstance(value, (str, pathlib.PurePath)) else None
         return _text(value, inside, code) if placed is None else placed
     except _NoTextError:
         return None

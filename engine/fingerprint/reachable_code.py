@@ -28,7 +28,7 @@ from typing import Any
 from engine.errors import EngineError
 from engine.fingerprint.canonical import canonical, is_bare_typing
 from engine.fingerprint.parts import Parts, parts_of
-from engine.fingerprint.project_files import ProjectFiles
+from engine.fingerprint.project_files import ProjectFiles, paths_in
 from engine.fingerprint.reached import Fingerprint, digest_of
 from engine.fingerprint.syntax import Part
 from engine.fingerprint.versions import version_of
@@ -229,17 +229,11 @@ class _Walker:
 
     def _files_of(self, attribute: str, member: Any) -> str:
         """The files that a class attribute, or a default of a method or field, names. The source has the rest."""
-        named: list[str] = []
-
-        def place(path: Any) -> str | None:
-            text = self.paths.text(path)
-            named.extend([text] if text else [])
-            return text
-
         if isinstance(member, types.FunctionType):
-            canonical((member.__defaults__, member.__kwdefaults__), lambda _: "", place)
-        elif attribute == "__pydantic_fields__" or not attribute.startswith("__"):
-            canonical(member, lambda _: "", place)
+            member = (member.__defaults__, member.__kwdefaults__) if member.__defaults__ or member.__kwdefaults__ else None
+        elif attribute.startswith("__") and attribute != "__pydantic_fields__":
+            return ""
+        named = filter(None, map(self.paths.text, paths_in(member)))
         return "".join(f"\n# {attribute} names {text}" for text in named)
 
     def methods_of_params(self) -> None:

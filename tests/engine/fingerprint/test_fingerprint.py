@@ -497,6 +497,12 @@ def test_a_python_file_that_a_constant_names_counts_by_its_code_where_it_is_reac
     assert document() == before
 
 
+def test_a_class_attribute_may_contain_itself(scratch: Path) -> None:
+    before = document()
+    edit(scratch, "helpers.py", "class Base:\n", "class Base:\n    seen = []\n    seen.append(seen)\n\n")
+    assert document() != before
+
+
 def test_no_fingerprint_of_a_shipped_operator_says_where_it_is_installed() -> None:
     here = str(Path(operators.__file__).parents[1])
     found = {name: code_of(name) for name in catalogue().operators}
