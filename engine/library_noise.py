@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 def quiet_transformers() -> None:
@@ -26,20 +24,3 @@ def quiet_ray() -> None:
     """Silence Ray's warning about missing `ipywidgets` when it is imported in a notebook. Call this before the import."""
     logging.getLogger("ray.widgets.util").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="IProgress not found")
-
-
-@contextmanager
-def silent_ray() -> Iterator[None]:
-    """A Ray that is started in the block does not print its own messages to stdout.
-
-    Ray prints a paragraph whenever a process dies, even with `log_to_driver=False`, and has no setting for it. The executor
-    reports deaths itself.
-    """
-    from ray._private import worker
-
-    listen = worker.listen_error_messages  # runs in a thread until Ray stops, and only prints
-    worker.listen_error_messages = lambda *_: None
-    try:
-        yield
-    finally:
-        worker.listen_error_messages = listen

@@ -15,9 +15,9 @@ from engine.errors import EngineError
 from engine.execution.capacity import Capacity
 from engine.execution.executor import Death, Result, Server, WorkerRequest
 from engine.execution.pool import Pool
-from engine.execution.ray_environment import Home, check_cluster, loopback_only, temporary_folder
+from engine.execution.ray_environment import Home, check_cluster, loopback_only, silent_ray, temporary_folder
 from engine.jobs.messages import Job, Partition
-from engine.library_noise import quiet_ray, silent_ray
+from engine.library_noise import quiet_ray
 from engine.llm.types.model_spec import Address
 from engine.pipeline.served_models import named_cluster
 from engine.serving.launch import Launch

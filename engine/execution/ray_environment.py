@@ -1,4 +1,4 @@
-"""Prepares for Ray: a short temporary folder, loopback only, and a cluster that answers."""
+"""Prepares for Ray: a short temporary folder, loopback only, no messages of its own, and a cluster that answers."""
 
 from __future__ import annotations
 
@@ -113,3 +113,20 @@ def _unreachable(address: str, why: str) -> EngineError:
         f"cannot reach the Ray cluster at {address}: {why}. Correct ENGINE_RAY_ADDRESS (or RAY_ADDRESS), or unset it to run "
         "on this machine"
     )
+
+
+@contextlib.contextmanager
+def silent_ray() -> Iterator[None]:
+    """A Ray that is started in the block does not print its own messages to stdout.
+
+    Ray prints a paragraph whenever a process dies, even with `log_to_driver=False`, and has no setting for it. The executor
+    reports deaths itself.
+    """
+    from ray._private import worker
+
+    listen = worker.listen_error_messages  # runs in a thread until Ray stops, and only prints
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = listen

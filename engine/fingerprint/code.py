@@ -33,14 +33,10 @@ def _code_of(operator: str, local: str) -> Fingerprint:
 def code_of_source(record: type[Record], generator: str | None) -> Mapping[str, Any]:
     """The code that determines the rows of a source: the record type with its validators, and the generator."""
     about = description_of(record)  # it has no code
-    found = [about.model_dump(mode="json") if about else _code_of_record(record).document()]
+    found = [about.model_dump(mode="json") if about else code_of_function(record, record.type_name()).document()]
     if generator:
         found.append(code_of_function(catalogue().generators[generator].function, generator).document())
     return {"code": found}
-
-
-def _code_of_record(record: type[Record]) -> Fingerprint:
-    return code_of_function(record, record.type_name())
 
 
 def code_of_function(function: Callable[..., Any], label: str) -> Fingerprint:

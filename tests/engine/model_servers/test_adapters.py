@@ -23,6 +23,17 @@ def _prepared(workdir: Path) -> None:
     prepare()
 
 
+def tell_after_a_change(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Tell the servers, as soon as they are to load another adapter, what to do at the next call: see tests/vllm_stand_in.py."""
+    change = InProcessServer.change
+
+    def change_and_tell(self: InProcessServer, models: Any) -> None:
+        change(self, models)
+        (Path("notes") / what).touch()
+
+    monkeypatch.setattr(InProcessServer, "change", change_and_tell)
+
+
 def test_an_adapter_that_is_made_later_is_served_by_the_process_that_runs(registry: Registry) -> None:
     document = made("a", "b", "a", b={"r": 20, "foretold": 20})
     result = run_text(json.dumps(document), registry)
@@ -52,13 +63,7 @@ def test_who_serves_an_adapter_changes_no_key(registry: Registry) -> None:
 def test_a_server_that_is_killed_after_it_has_loaded_an_adapter_has_it_again(
     registry: Registry, replicas: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change = InProcessServer.change
-
-    def change_and_kill_later(self: InProcessServer, models: Any) -> None:
-        change(self, models)
-        (Path("notes") / "die").touch()  # the server that gets the next call ends, and that call is for b
-
-    monkeypatch.setattr(InProcessServer, "change", change_and_kill_later)
+    tell_after_a_change(monkeypatch, "die")  # the server that gets the next call ends, and that call is for b
     result = run_text(json.dumps(made("a", "b", "a", replicas=replicas)), registry)
     assert result.state == "succeeded", result.error
     assert not (Path("notes") / "die").exists()
@@ -74,13 +79,7 @@ def test_a_call_that_reaches_a_server_which_has_yet_to_load_its_adapter_again_is
     registry: Registry, replicas: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker may hear of a restart only after the new server listens at the old one's port."""
-    change = InProcessServer.change
-
-    def change_and_forget_later(self: InProcessServer, models: Any) -> None:
-        change(self, models)
-        (Path("notes") / "forget").touch()
-
-    monkeypatch.setattr(InProcessServer, "change", change_and_forget_later)
+    tell_after_a_change(monkeypatch, "forget")
     result = run_text(json.dumps(made("a", "b", replicas=replicas)), registry)
     assert result.state == "succeeded", result.error
     assert not (Path("notes") / "forget").exists()
